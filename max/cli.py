@@ -42,11 +42,13 @@ COMMANDS = {
     "disconnect": ("Set up", "connect", "remove an installation and its data"),
     "ls": ("Set up", "setup", "list installations"),
     "completion": ("Set up", "completion", "print a script that completes words in bash, zsh or fish"),
+    "audit": ("Set up", "audit", "show who changed what, and who read secrets"),
     "trust": ("Set up", "trust", "allow the connectors that a project brings along to run"),
     "sync": ("Sync", "sync", "copy what changed into the installation's database"),
     "schedule": ("Sync", "schedule", "sync installations by themselves, again and again"),
     "status": ("Sync", "status", "show when each installation was synced, and what it holds"),
     "runs": ("Sync", "status", "list past syncs, or show one with its failures"),
+    "watch": ("Sync", "watch", "follow what happens: syncs, waits, failures, schedules"),
     "pause": ("Sync", "sync", "pause a running sync, from any terminal"),
     "resume": ("Sync", "sync", "continue a sync that was paused or interrupted"),
     "cancel": ("Sync", "sync", "end a sync; the rows that it stored stay"),
@@ -89,8 +91,8 @@ COMMANDS = {
 }
 # Commands that read, and leave everything as it is: a daemon that is running may answer them.
 FORWARDED = frozenset(
-    "changes count find freshness get guide llm-bootstrap ls path quarantine runs schema search sql status"
-    " values".split()
+    "audit changes count find freshness get guide health llm-bootstrap ls path quarantine runs schema search"
+    " sql status values".split()
 )
 HERE = frozenset(["--direct", "-h", "--help"])  # options with which this process answers
 ALONE = "all commands: max --help"

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
     AsyncExitStack,
     ExitStack,
+    aclosing,
     asynccontextmanager,
     suppress,
 )
@@ -33,12 +34,15 @@ if TYPE_CHECKING:
 
     from .installations.credential_file import StoredSecrets
     from .installations.onboarding import OnboardingResult
+    from .model.audit import AuditCheck, AuditRow
     from .model.entities import Entity, FieldOf, Ref
+    from .model.event_log import InstallationEvent
     from .model.filters import Filter
     from .model.middleware import Middleware
     from .model.schedules import ScheduleStatus
     from .model.tasks import SyncCommand, SyncRun
     from .model.text_search import Found
+    from .query.follow import Follower
     from .query.maintenance import Invalidation
     from .query.reader import Reader
     from .query.sql import SqlAnswer, Values
@@ -308,6 +312,63 @@ class Project(Generic[R]):
 
     def _writable(self, info: InstallationInfo) -> Path:
         return self.folder.writable_database(info)
+
+    # -- what happens, and who changed what ---------------------------------------------------
+
+    def follower(
+        self,
+        *targets: InstallationInfo | str,
+        after: str | None = None,
+        kinds: Sequence[str] = (),
+    ) -> Follower:
+        """What reads the events of installations behind a cursor; of all that there are without any.
+
+        Like ``read`` it needs no event loop, and blocks the one that calls it; ``events`` is for that.
+        """
+        from .query.follow import Follower
+
+        chosen = [self._info(one) for one in targets]
+
+        def sources() -> list[tuple[InstallationInfo, Path]]:
+            return [(one, self.folder.database(one)) for one in chosen or self.folder.installations()]
+
+        return Follower(sources, after, single=len(chosen) == 1, kinds=kinds)
+
+    async def events(
+        self,
+        target: InstallationInfo | str | None = None,
+        after: str | None = None,
+        *,
+        kinds: Sequence[str] = (),
+        once: bool = False,
+    ) -> AsyncGenerator[InstallationEvent, None]:
+        """What happens to an installation, or to all: ``async for event in project.events("acme"):``.
+
+        First what has happened since ``after``: the ``cursor`` of an event, ``now``, or ``beginning``,
+        which is the oldest event that is kept, and so is None.  With ``once`` it ends there.  ``kinds``
+        names some, such as ``sync.ended``.  CursorExpired when events behind the cursor are gone.
+        """
+        from .query.follow import follow_events
+
+        targets = () if target is None else (target,)
+        follower = await in_thread(lambda: self.follower(*targets, after=after, kinds=kinds))
+        async with aclosing(follow_events(follower, once=once)) as events:
+            async for event in events:
+                yield event
+
+    @threaded
+    def audit(self, *, since: float = 0.0, limit: int = 1_000) -> list[AuditRow]:
+        """Who changed what since a time (seconds since the epoch): the newest rows, oldest first."""
+        from .installations.audit import audit_rows
+
+        return audit_rows(self.folder, since=since, limit=limit)
+
+    @threaded
+    def check_audit(self, *, head: str = "") -> AuditCheck:
+        """Whether the audit is whole; ``head`` is the digest of a row that was noted before."""
+        from .installations.audit import check_audit
+
+        return check_audit(self.folder, head=head)
 
     # -- data without a runtime ------------------------------------------------------------
 

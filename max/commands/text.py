@@ -264,6 +264,11 @@ def short_time(at: float | None, width: int | None = None) -> str:
     return moment(at).isoformat(" ", "minutes")[:16] if width is None else cell(moment(at), width)
 
 
+def time_to_second(at: float, width: int | None) -> str:
+    """A time to the second: local on a terminal, which has a width, else UTC."""
+    return (moment(at) if width is None else local_time(moment(at))).isoformat(" ", "seconds")[:19]
+
+
 def clock_time(at: float, width: int | None) -> str:
     """A past time: on a terminal ``09:30``, with the date unless it is today's; elsewhere in UTC."""
     if width is None:

@@ -55,3 +55,19 @@ class EventPage(Struct):
     events: Sequence[LoggedEvent]
     cursor: int
     more: bool
+
+
+class InstallationEvent(Struct):
+    """One event of one of the installations that are followed.
+
+    Following after ``cursor`` goes on behind it, for all of these installations.  The others are as in
+    LoggedEvent; ``installation`` is a name such as ``acme:default``.
+    """
+
+    installation: str
+    number: int
+    at: float
+    kind: str
+    sync: str | None
+    facts: Mapping[str, Json]
+    cursor: str

@@ -21,6 +21,7 @@ import asyncio
 import inspect
 import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from contextlib import aclosing
 from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar, cast, get_args, get_origin
 
@@ -36,7 +37,9 @@ if TYPE_CHECKING:
     from ..installations.onboarding import Prompter
     from ..model.ages import FieldAge, Invalidation
     from ..model.aggregate import Groups
+    from ..model.audit import AuditCheck, AuditRow
     from ..model.changes import ChangePage, ChangeSummary
+    from ..model.event_log import InstallationEvent
     from ..model.query import QueryPage, RowPage
     from ..model.schedules import ScheduleStatus
     from ..model.schema import Schema
@@ -652,6 +655,48 @@ class Methods:
     ) -> list[str]:
         """Delete schedules; their names."""
         return await self.project.unschedule(installation, *names)
+
+    # -- what happens, and who changed what ---------------------------------------------------
+
+    @reads
+    def events(
+        self,
+        installation: Annotated[str | None, "only this source"] = None,
+        after: Annotated[
+            str | None, "the cursor of an event, now, or beginning: the oldest that is kept"
+        ] = None,
+        *,
+        kinds: Annotated[Sequence[str], "only these, such as sync.ended"] = (),
+        once: Annotated[bool, "end when those that have happened were read"] = False,
+    ) -> Stream[InstallationEvent, None]:
+        """What happens to an installation, or to all of them, after a cursor and from then on."""
+        return Stream(self._events(installation, after, kinds, once=once))
+
+    async def _events(
+        self, installation: str | None, after: str | None, kinds: Sequence[str], *, once: bool
+    ) -> AsyncGenerator[InstallationEvent | End[None], None]:
+        found = self.project.events(installation, after, kinds=kinds, once=once)
+        async with aclosing(found) as events:
+            async for event in events:
+                yield event
+        yield End(None)
+
+    @reads
+    async def audit(
+        self,
+        *,
+        since: Annotated[float, "seconds since the epoch"] = 0.0,
+        limit: Limit = 1_000,
+    ) -> list[AuditRow]:
+        """Who changed what, and who read secrets: the newest rows, oldest first."""
+        return await self._beside(self.project.audit(since=since, limit=limit))
+
+    @reads
+    async def check_audit(
+        self, *, head: Annotated[str, "the digest of a row that was noted before"] = ""
+    ) -> AuditCheck:
+        """Whether a row of the audit was changed, added or taken out."""
+        return await self._beside(self.project.check_audit(head=head))
 
     # -- an installation's connection ----------------------------------------------------------
 

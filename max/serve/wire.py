@@ -36,9 +36,11 @@ CLASSES = """
 core: SyncOptions
 model.ages: FieldAge Invalidated Invalidation
 model.aggregate: Group GroupOrder Grouping Key Measure
+model.audit: AuditCheck AuditRow
 model.changes: Change ChangePage ChangeSummary
 model.delivery: AgeHistogram
 model.entities: FieldType
+model.event_log: InstallationEvent
 model.plan: Concurrent Step SyncPlan
 model.query: Order QueryPage RowPage
 model.refs: RefKey Scope

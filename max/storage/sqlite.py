@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from stat import S_ISREG
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from ..errors import (
     MaxError,
@@ -429,6 +429,29 @@ def _size(path: str | Path) -> int:
         return Path(path).stat().st_size
     except OSError:
         return 0
+
+
+class LastWrite(NamedTuple):
+    """When a database was last written, as far as its files say: times in seconds since the epoch."""
+
+    file: tuple[int, int]  # which file, and its size
+    file_at: float
+    log_size: int
+    log_at: float
+
+
+def last_write(path: Path) -> LastWrite | None:
+    """What differs after a database was written, unless that was at the same moment; None without a file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    try:
+        log = Path(os.path.realpath(path) + "-wal").stat()
+        logged = (log.st_size, log.st_mtime)
+    except OSError:
+        logged = (0, 0.0)
+    return LastWrite((found.st_ino, found.st_size), found.st_mtime, *logged)
 
 
 def _stamp(path: str) -> object:

@@ -78,6 +78,8 @@ WORDS = {  # what each command is called with
     "sync": ["mine"],
     "schedule": ["mine", "--every", "15m"],
     "status": [],
+    "watch": ["--once"],
+    "audit": [],
     "runs": [],
     "pause": ["mine"],
     "resume": ["mine"],

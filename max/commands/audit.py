@@ -1,0 +1,129 @@
+"""audit: who changed what in a project, and who read secrets."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from ..errors import UsageError
+from .framework import Answer, Ending, Options, table
+from .parser import Parser
+from .tables import Column
+from .terminal import line_width
+from .text import counted, iso_time, json_text, short_time
+
+if TYPE_CHECKING:
+    from ..installations.project_folder import ProjectFolder
+    from ..model.audit import AuditRow
+    from ..model.values import Json
+
+SHOWN = 20  # rows, when no --limit is given
+HEAD = 16  # characters of a digest that are shown
+COLUMNS = tuple("number at user process via action installation facts outcome code beganAt digest".split())
+
+
+def configure_audit(parser: Parser) -> None:
+    """``max audit``."""
+    parser.answers_rows = True
+    parser.add_argument("--since", metavar="TIME", help="only since then: 2d, yesterday, 2026-11-26")
+    parser.add_limit(f"the newest N (default: {SHOWN})")
+    about = "check that no row was changed, added or taken out"
+    parser.add_argument("--verify", action="store_true", help=about)
+    about = "with --verify: also that the row with this digest, which was noted before, is still there"
+    parser.add_argument("--head", metavar="DIGEST", help=about)
+    parser.add_examples(
+        "max audit",
+        "max audit --since 2d -o json",
+        "max audit --verify",
+        "",
+        "Exit status of --verify: 0 whole, 1 not.",
+    )
+
+
+def run_audit(options: Options) -> Answer:
+    """The newest rows, or what is wrong with the chain."""
+    from ..installations.audit import audit_rows, unfinished_changes
+
+    project = options.found_project()
+    if options.verify:
+        return verified(options, project)
+    if options.head:
+        raise UsageError("--head goes with --verify")
+    limit = options.limit or SHOWN
+    found = audit_rows(project, since=since(options.since), limit=limit + 1)
+    rows, more = found[-limit:], len(found) > limit
+    notes = [
+        f"not ended: {one['action']} {one['installation']} by {one['user']} ({one['process']})".replace(
+            "  ", " "
+        )
+        for one in unfinished_changes(project)
+    ]
+    ending = Ending(
+        len(rows), None, more, go_on=("--limit", str(4 * limit)), advice=f"more: --limit {4 * limit}"
+    )
+    if not rows:
+        notes.append("nothing was changed yet")
+    return options.listing(
+        [as_json(one) for one in rows], lambda: shown(rows), notes, columns=COLUMNS, ending=lambda: ending
+    )
+
+
+def since(text: str | None) -> float:
+    """A time in seconds since the epoch; UsageError when it is none."""
+    from ..model.changes import TIMES, read_since
+
+    found = 0.0 if text is None else read_since(text, time.time())
+    if isinstance(found, str):
+        raise UsageError(f"{text!r} is not a time", hint=f"such as {TIMES}")
+    return found
+
+
+def verified(options: Options, project: ProjectFolder) -> Answer:
+    """Whether the chain is whole."""
+    from ..installations.audit import check_audit
+
+    found = check_audit(project, head=options.head or "")
+    head = found.digest[:HEAD]
+    data = {
+        "whole": not found.problems,
+        "problems": list(found.problems),
+        "rows": found.number,
+        "head": found.digest,
+        "unfinished": found.unfinished,
+    }
+    whole = f"{counted(found.number, 'row')}, none changed, added or taken out"
+    lines = [*found.problems] or [f"{whole}; the newest has the digest {head}" if head else whole]
+    notes = (
+        [f"keep the digest elsewhere, then check with it: max audit --verify --head {head}"] if head else []
+    )
+    return options.answer(data, lambda: lines, notes if data["whole"] else [], 0 if data["whole"] else 1)
+
+
+def as_json(one: AuditRow) -> dict[str, Json]:
+    """A row as JSON data."""
+    values = {name: getattr(one, name) for name in one._names}
+    values |= {"at": iso_time(one.at), "beganAt": iso_time(one.began_at), "facts": dict(one.facts)}
+    return {name: values[name] for name in COLUMNS}
+
+
+def shown(rows: list[AuditRow]) -> list[str]:
+    """Rows as a table."""
+    columns = [Column(name) for name in ("time", "who", "via", "action", "installation", "outcome", "facts")]
+    width = line_width()
+    return table(columns, [cells(one, width) for one in rows])
+
+
+def cells(one: AuditRow, width: int | None) -> list[str]:
+    """A row as text."""
+    outcome = one.outcome + (f" {one.code}" if one.code else "")
+    facts = json_text(dict(one.facts)) if one.facts else ""
+    who = f"{one.user}, {one.process}"
+    return [
+        short_time(one.at, width),
+        who,
+        one.via,
+        one.action,
+        one.installation.partition(" ")[0],
+        outcome,
+        facts,
+    ]
