@@ -14,9 +14,10 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeAlias
 
 from .core import Lifecycle, in_thread, logger
 from .errors import DaemonRunning, MaxError
@@ -25,7 +26,7 @@ from .installations.project_folder import ProjectFolder
 from .model.struct import Struct
 from .project import Project
 from .runtime import LifecycleManager
-from .serve.daemon_folder import LOG, DaemonFolder
+from .serve.daemon_folder import LOG, RESUME, SYNCING, DaemonFolder
 from .serve.daemon_lock import DaemonLock, make_private
 from .serve.methods import Methods
 from .serve.scheduler import Scheduler
@@ -78,10 +79,16 @@ class DaemonOptions(Struct):
 
 
 class Daemon:
-    """The daemon of one project, as a service; ``commands`` answers command lines that are forwarded."""
+    """The daemon of one project, as a service.
+
+    ``commands`` answers command lines that are forwarded.
+    """
 
     def __init__(
-        self, folder: ProjectFolder, options: DaemonOptions | None = None, commands: Commands | None = None
+        self,
+        folder: ProjectFolder,
+        options: DaemonOptions | None = None,
+        commands: Commands | None = None,
     ) -> None:
         from . import __version__
 
@@ -94,6 +101,7 @@ class Daemon:
         self.scheduler = Scheduler(self.project)
         self.socket = SocketServer(Path(), self.methods)
         self.redactor = Redactor()  # of what this process itself must keep out of its log
+        self._runtimes = Runtimes(self.project, self.lock)
         self._services = LifecycleManager(*self._parts())
         self._asked, self._quiet_since = -1, 0.0  # calls so far, and since when there is no more
 
@@ -102,7 +110,7 @@ class Daemon:
 
     def _parts(self) -> list[Lifecycle]:
         """The services, in the order in which they start."""
-        return [self.lock, Runtimes(self.project), self.scheduler, Listening(self.lock, self.socket)]
+        return [self.lock, self._runtimes, self.scheduler, Listening(self.lock, self.socket)]
 
     async def start(self) -> None:
         """Become the project's daemon; DaemonRunning when another process is, and nothing changes then."""
@@ -143,17 +151,36 @@ class Daemon:
 
 
 class Runtimes:
-    """The project's runtimes as a service: each starts when it is first used, and all stop together."""
+    """The project's runtimes as a service: each starts when it is first used, and all stop together.
 
-    def __init__(self, project: Project) -> None:
-        self._project = project
+    The syncs that were under way are noted, so that after a restart they go on at once.  After a stop they
+    wait for a schedule or a person.
+    """
+
+    def __init__(self, project: Project[Any], lock: DaemonLock) -> None:
+        self._project, self._lock = project, lock
+        self._resuming: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Nothing yet."""
+        """Go on with the syncs that the former daemon had under way, when this is its restart."""
+        noted = self._lock.before.get(SYNCING)
+        for name in noted if self._lock.before.get(RESUME) is True and isinstance(noted, list) else ():
+            self._resuming.append(asyncio.create_task(self._go_on(str(name)), name=f"resume {name}"))
+
+    async def _go_on(self, name: str) -> None:
+        try:
+            await (await self._project.runtime(name)).sync()
+        except MaxError as error:
+            log.warning("the sync of %s does not go on: %s", name, error)
 
     async def stop(self) -> None:
         """Pause what is being synced, then stop every runtime; one that is late is interrupted."""
-        await self._project.pause_all(PAUSING)
+        for one in self._resuming:
+            one.cancel()
+        await asyncio.gather(*self._resuming, return_exceptions=True)
+        syncing = await self._project.pause_all(PAUSING)
+        with suppress(MaxError):
+            await in_thread(lambda: self._lock.note(**{SYNCING: [str(one) for one in syncing]}))
         await self._project.stop_all()
 
 
@@ -246,8 +273,8 @@ def run_daemon(
 ) -> None:
     """Be the daemon of a project until it ends.  For a process of its own.
 
-    ``commands`` answers the command lines that are forwarded.  In the background everything that is printed
-    goes into the log; otherwise the log is on stderr, too.
+    ``commands`` is as for Daemon.  In the background everything that is printed goes into the log;
+    otherwise the log is on stderr, too.
     """
     from .serve.daemon_log import set_up_log
     from .serve.service_manager import take_notifier

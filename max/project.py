@@ -654,20 +654,24 @@ class Project(Generic[R]):
         """The installations of which a sync is under way here."""
         return [one.info for one in self._runtimes.values() if one.latest and not one.latest.done]
 
-    async def pause_all(self, timeout: float) -> None:  # noqa: ASYNC109 - what is late goes on
+    async def pause_all(self, timeout: float) -> list[InstallationInfo]:  # noqa: ASYNC109 - what is late goes on
         """Pause every sync that is under way here, and wait until each has stopped at its next page.
+
+        The installations of which one was under way.
 
         Those that need more than ``timeout`` seconds go on; stopping their runtimes interrupts them.  What
         is paused so is to run on, unlike what a person has paused: a schedule resumes it.
         """
         import asyncio
 
-        syncs = [(one.info, one.latest) for one in self._runtimes.values()]
-        waiting = [asyncio.create_task(self._pause(info, one)) for info, one in syncs if one and not one.done]
+        latest = [(one.info, one.latest) for one in self._runtimes.values()]
+        under_way = [(info, one) for info, one in latest if one is not None and not one.done]
+        waiting = [asyncio.create_task(self._pause(info, one)) for info, one in under_way]
         if waiting:
             _, late = await asyncio.wait(waiting, timeout=timeout)
             for one in late:
                 one.cancel()
+        return [info for info, one in under_way]
 
     async def _pause(self, info: InstallationInfo, handle: Sync) -> None:
         from .model.tasks import Status, SyncCommand

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from ..daemon import DaemonOptions
     from ..model.values import Json
     from ..serve.daemon_process import DaemonState
-    from ..serve.service_manager import Service
     from .forwarded import ForwardedCommands
 
 ON, OFF = "on", "off"
@@ -94,12 +93,6 @@ def host_and_port(text: str) -> str:
     return text
 
 
-def option_words(options: Options) -> list[str]:
-    """The given options as words for the process that is started; the others are known to it."""
-    given = {"--http": options.http, "--idle-stop": options.idle_stop, "--isolate": options.isolate}
-    return [word for name, value in given.items() if value is not None for word in (name, value)]
-
-
 def configure_daemon_start(parser: Parser) -> None:
     """``max daemon start``."""
     add_daemon_options(parser)
@@ -113,7 +106,7 @@ def run_daemon_start(options: Options) -> Answer:
     project, folder = found(options)
     wanted = daemon_options(options, folder)
     with audited(project, "daemon start"):
-        started = start(folder, option_words(options))
+        started = start(folder, wanted.to_json())
     state, notes = state_of(folder), []
     if dict(state.options) != wanted.to_json():
         notes.append("it runs with other options; max daemon restart takes the options that are to change")
@@ -148,18 +141,25 @@ def configure_daemon_restart(parser: Parser) -> None:
     """``max daemon restart``."""
     add_daemon_options(parser)
     add_force(parser)
+    about = "only when the one that runs is of an older Max; any other is left alone"
+    parser.add_argument("--outdated", action="store_true", help=about)
     parser.add_examples("max daemon restart", "max daemon restart --idle-stop off")
 
 
 def run_daemon_restart(options: Options) -> Answer:
-    """Stop the project's daemon if it runs, and start it with the options it had, changed by those given."""
-    from ..serve.daemon_process import start, state_of, stop
+    """Stop the project's daemon if it runs, and start it with the options it had, changed by those given.
+
+    The syncs that it had under way go on.
+    """
+    from ..serve.daemon_process import is_outdated, start, state_of, stop
 
     project, folder = found(options)
-    daemon_options(options, folder)
+    wanted, who = daemon_options(options, folder), folder.holder()
+    if options.outdated and not is_outdated(state_of(folder).version):
+        return answered(options, state_of(folder), "not outdated")
     with audited(project, "daemon restart"):
-        stop(folder, force=options.force)
-        start(folder, option_words(options))
+        stopped = stop(folder, who=who if options.outdated else None, force=options.force)
+        start(folder, wanted.to_json(), resume=stopped)
     return answered(options, state_of(folder), "restarted")
 
 
@@ -374,18 +374,19 @@ def configure_daemon_install(parser: Parser) -> None:
 
 def run_daemon_install(options: Options) -> Answer:
     """Let the user's systemd or launchd start the project's daemon at login, and again after a crash."""
-    from ..serve.daemon_process import stop
+    from ..serve.daemon_folder import RESUME
+    from ..serve.daemon_lock import amend
+    from ..serve.daemon_process import own_service, stop
     from ..serve.service_manager import run_commands
 
     project, folder = found(options)
-    daemon_options(options, folder)
-    service = service_for(folder, option_words(options))
+    wanted, service = daemon_options(options, folder), own_service(folder)
     data = {"name": service.name, "file": str(service.file), "content": service.content}
     if options.print:
         return options.answer(data, lambda: service.content.rstrip("\n").split("\n"))
     with audited(project, "daemon install"):
         service.write()
-        stop(folder)
+        amend(folder, options=wanted.to_json(), **{RESUME: stop(folder)})
         problems = run_commands(service.enable)
     notes = [f"{one}; it begins at the next login, or with that command" for one in problems]
     text = [f"written: {service.file}"]
@@ -401,10 +402,11 @@ def configure_daemon_uninstall(parser: Parser) -> None:
 
 def run_daemon_uninstall(options: Options) -> Answer:
     """Take that back: the daemon stops, and starts at login no more."""
+    from ..serve.daemon_process import own_service
     from ..serve.service_manager import run_commands
 
     project, folder = found(options)
-    service = service_for(folder, ())
+    service = own_service(folder)
     if not service.file.exists():
         raise NotFound(
             "service", service.name, hint=f"{service.file} is not there; max daemon install makes it"
@@ -415,12 +417,3 @@ def run_daemon_uninstall(options: Options) -> Answer:
         problems += run_commands(service.reload)
     data: dict[str, Json] = {"name": service.name, "file": str(service.file), "problems": problems}
     return options.answer(data, lambda: [f"removed: {service.file}"], problems, PARTIAL if problems else 0)
-
-
-def service_for(folder: DaemonFolder, words: Sequence[str]) -> Service:
-    """The service of a project's daemon."""
-    from ..serve.own_process import own_command, own_environment
-    from ..serve.service_manager import service_of
-
-    command = own_command("daemon", "run", "-C", folder.root, *words)
-    return service_of(folder.root, command, own_environment())

@@ -35,6 +35,8 @@ DAEMONS = "daemons"
 DIGITS = 12  # of the digest of the project's root
 SOCKET, PID, DISABLED, LOG = "daemon.sock", "daemon.pid", "daemon.disabled", "daemon.log"
 DESCRIPTION = "project.json"
+# in it: the installations of which a sync was under way at the end, and whether the next daemon resumes them
+SYNCING, RESUME = "syncing", "resume"
 LONGEST = 107 if sys.platform == "linux" else 103  # bytes in the path of a unix socket
 OTHERS = stat.S_IRWXG | stat.S_IRWXO  # every right of the group and of all users
 

@@ -34,6 +34,7 @@ class DaemonLock:
         self.folder, self._facts = folder, facts
         self.since = time.time()  # seconds since the epoch
         self.socket = ""  # where the daemon listens, once this is started
+        self.before: Mapping[str, Json] = {}  # what project.json said when this was started
         self._held: int | None = None  # the folder, open and locked
 
     async def start(self) -> None:
@@ -48,41 +49,23 @@ class DaemonLock:
         """``start`` for code that may block."""
         if self._held is not None:
             return
-        held = self._locked()
+        held = locked_folder(self.folder, PATIENCE)
         try:
             if self.folder.is_disabled():
                 hint = "allow it again with: max daemon enable"
                 raise ProjectError(f"the daemon of {self.folder.root} is disabled", hint=hint)
+            self.before = self.folder.description()
             self._write()
         except BaseException:
             os.close(held)
             raise
         self._held = held
 
-    def _locked(self) -> int:
-        """The folder, open and locked; it is made when there is none."""
-        folder, until = self.folder, time.monotonic() + PATIENCE
-        while True:
-            make_private(folder)
-            with translated(Path(folder.path)):
-                held = os.open(folder.path, os.O_RDONLY)
-                try:
-                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    if is_at(held, folder.path):  # else it was removed in between, and made again
-                        return held
-                except BlockingIOError:
-                    pass
-                except OSError:
-                    os.close(held)
-                    raise
-            os.close(held)
-            if time.monotonic() >= until:
-                raise DaemonRunning(
-                    f"{describe_worker(folder.holder())} is the daemon of {folder.root}",
-                    hint="max daemon status says more; max daemon restart starts it again",
-                    project=folder.root,
-                )
-            time.sleep(POLL)
+    def note(self, **facts: Json) -> None:
+        """Add facts to project.json, for the next daemon; it blocks."""
+        self._facts = {**self._facts, **facts}
+        if self.holds():
+            self._describe()
 
     def _write(self) -> None:
         """Write the files; what an earlier daemon left is replaced."""
@@ -91,9 +74,14 @@ class DaemonLock:
         with translated(Path(folder.path)):
             Path(folder.file(PID)).unlink(missing_ok=True)  # of an earlier holder
             Path(self.socket).unlink(missing_ok=True)
-            facts = {"root": folder.root, "socket": self.socket, "since": self.since, **self._facts}
-            replace_file(Path(folder.file(DESCRIPTION)), encoded(facts))
+            self._describe()
             replace_file(Path(folder.file(PID)), f"{os.getpid()}\n{new_worker()}\n".encode("ascii"))
+
+    def _describe(self) -> None:
+        folder = self.folder
+        facts = {"root": folder.root, "socket": self.socket, "since": self.since, **self._facts}
+        with translated(Path(folder.path)):
+            replace_file(Path(folder.file(DESCRIPTION)), encoded(facts))
 
     def release(self) -> None:
         """``stop`` for code that may block."""
@@ -116,6 +104,47 @@ class DaemonLock:
         else:
             self.release()
             self.take()
+
+
+def locked_folder(folder: DaemonFolder, patience: float) -> int:
+    """The folder, open and locked, as a descriptor; it is made when there is none.
+
+    DaemonRunning when another process holds the lock for so many seconds.
+    """
+    until = time.monotonic() + patience
+    while True:
+        make_private(folder)
+        with translated(Path(folder.path)):
+            held = os.open(folder.path, os.O_RDONLY)
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if is_at(held, folder.path):  # else it was removed in between, and made again
+                    return held
+            except BlockingIOError:
+                pass
+            except OSError:
+                os.close(held)
+                raise
+        os.close(held)
+        if time.monotonic() >= until:
+            raise DaemonRunning(
+                f"{describe_worker(folder.holder())} is the daemon of {folder.root}",
+                hint="max daemon status says more; max daemon restart starts it again",
+                project=folder.root,
+            )
+        time.sleep(POLL)
+
+
+def amend(folder: DaemonFolder, **facts: Json) -> None:
+    """Change what project.json says for the next daemon; nothing is written while one runs."""
+    with suppress(DaemonRunning):
+        held = locked_folder(folder, 0.0)
+        try:
+            with translated(Path(folder.path)):
+                data = {**folder.description(), "root": folder.root, **facts}
+                replace_file(Path(folder.file(DESCRIPTION)), encoded(data))
+        finally:
+            os.close(held)
 
 
 def is_at(descriptor: int, path: str) -> bool:

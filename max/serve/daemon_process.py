@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import DaemonError, MaxError
-from ..installations.files import FOLDER, encoded, replace_file, translated
+from ..installations.files import FOLDER, translated
 from ..storage.leases import describe_worker, local_process
-from .daemon_folder import DESCRIPTION, DISABLED, LOG, PID, DaemonFolder, known_roots
-from .daemon_lock import make_private
+from .daemon_folder import DISABLED, LOG, PID, RESUME, DaemonFolder, known_roots
+from .daemon_lock import amend, make_private
 from .own_process import own_command, own_environment
+from .service_manager import Service, run_commands, service_of
 from .wire import Wire
 
 if TYPE_CHECKING:
@@ -90,6 +92,18 @@ def state_of(folder: DaemonFolder) -> DaemonState:
     return DaemonState(folder.root, state, folder.path, options=options)
 
 
+def is_outdated(version: str | None) -> bool:
+    """Whether a version of Max, such as ``0.1.0``, is older than this one."""
+    from .. import __version__
+
+    return version is not None and numbers(version) < numbers(__version__)
+
+
+def numbers(version: str) -> list[int]:
+    """The numbers of a version, in order."""
+    return [int(one) for one in re.findall(r"[0-9]{1,9}", version)]
+
+
 def known_daemons() -> list[DaemonState]:
     """Every daemon of this user on this machine, whether it runs or not, sorted by the project's folder."""
     return [state_of(DaemonFolder(root)) for root in known_roots()]
@@ -98,17 +112,37 @@ def known_daemons() -> list[DaemonState]:
 # -- starting ------------------------------------------------------------------------------------
 
 
-def start(folder: DaemonFolder, options: Sequence[str] = (), *, patience: float = STARTING) -> bool:
+def start(
+    folder: DaemonFolder, options: Mapping[str, Json], *, resume: bool = False, patience: float = STARTING
+) -> bool:
     """Start the daemon of a project in the background, and return when it listens.
 
-    ``options`` are those of ``max daemon run``.  False when one was running already.  DaemonError, with
-    the reason, when it ends instead.
+    ``options`` are written down for it, and also hold for later ones.  With ``resume`` it goes on with the
+    syncs that the former one had under way.  False when one was running already.  DaemonError, or another
+    error that it had, when it ends instead.
     """
-    if folder.is_running():
+    until = time.monotonic() + patience
+    while folder.is_running() and time.monotonic() < until:  # one that is ending does not answer any more
+        if greeting(folder) is not None:
+            return False
+        time.sleep(POLL)
+    amend(folder, options=dict(options), **{RESUME: resume})
+    service = own_service(folder)
+    if service.file.exists() and not run_commands(service.start):
         wait_until_it_listens(folder, patience)
-        return False
-    make_private(folder)
-    words = own_command("daemon", "run", "--background", "-C", folder.root, *options)
+        return True
+    return start_in_background(folder, patience)
+
+
+def own_service(folder: DaemonFolder) -> Service:
+    """The service of systemd or launchd that a project's daemon is, once it is installed."""
+    command = own_command("daemon", "run", "-C", folder.root)
+    return service_of(folder.root, command, own_environment())
+
+
+def start_in_background(folder: DaemonFolder, patience: float) -> bool:
+    """Start a daemon as a process of its own; False when another one was faster."""
+    words = own_command("daemon", "run", "--background", "-C", folder.root)
     with translated(Path(folder.path)):
         log = os.open(folder.file(LOG), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
@@ -230,37 +264,50 @@ def greeting(folder: DaemonFolder, patience: float = 2.0) -> dict[str, Json] | N
 # -- stopping ------------------------------------------------------------------------------------
 
 
-def stop(folder: DaemonFolder, *, force: bool = False, patience: float = STOPPING) -> bool:
+def stop(
+    folder: DaemonFolder, *, who: str | None = None, force: bool = False, patience: float = STOPPING
+) -> bool:
     """Stop a project's daemon and wait for its end; False when none runs.
 
     It pauses its syncs and leaves.  With ``force`` it is killed: its syncs are interrupted, and go on from
-    their last page.  DaemonError when it cannot be signalled from here, or has not ended in time.
+    their last page.  ``who`` is the process that is meant, as ``holder`` names it: another is left alone.
+    DaemonError when it cannot be signalled from here, or has not ended in time.
     """
-    if not folder.is_running():
-        return False
     until = time.monotonic() + patience
-    while not send_signal(folder, signal.SIGKILL if force else signal.SIGTERM):
-        if not folder.is_running():
-            return True
+    number, signalled = signal.SIGKILL if force else signal.SIGTERM, False
+    who = who or running_process(folder, until)
+    while who and folder.is_running() and folder.holder() in (who, ""):
+        signalled = signalled or send_signal(who, number)
         if time.monotonic() >= until:
-            who = describe_worker(folder.holder())
-            hint = "stop it where it runs: another container, another machine, or another user's"
-            raise DaemonError(f"{who} is the daemon of {folder.root}, and out of reach from here", hint=hint)
+            raise late(folder, who, patience, signalled=signalled)
         time.sleep(POLL)
+    return signalled
+
+
+def running_process(folder: DaemonFolder, until: float) -> str:
+    """The process that is the daemon; empty when none runs.  One that just starts is waited for."""
     while folder.is_running():
-        if time.monotonic() >= until:
-            who = describe_worker(folder.holder())
-            raise DaemonError(
-                f"{who}, the daemon of {folder.root}, runs on after {patience:g} s",
-                hint="wait for it, or kill it with: max daemon stop --force; nothing that is stored is lost",
-            )
+        if (who := folder.holder()) or time.monotonic() >= until:
+            return who
         time.sleep(POLL)
-    return True
+    return ""
 
 
-def send_signal(folder: DaemonFolder, number: signal.Signals) -> bool:
-    """Send a signal to the daemon's process; False when it is not certain which process that is."""
-    pid = local_process(folder.holder())
+def late(folder: DaemonFolder, who: str, patience: float, *, signalled: bool) -> DaemonError:
+    """The error of a daemon that did not end."""
+    words = f"{describe_worker(who)} is the daemon of {folder.root}"
+    if not signalled:
+        hint = "stop it where it runs: in another container, on another machine, or as another user"
+        return DaemonError(f"{words}, and cannot be signalled from here", hint=hint)
+    return DaemonError(
+        f"{words}, and has not ended after {patience:g} s",
+        hint="wait for it, or kill it with: max daemon stop --force; nothing that is stored is lost",
+    )
+
+
+def send_signal(who: str, number: signal.Signals) -> bool:
+    """Send a signal to a process by its name; False when it is not certain which process that is."""
+    pid = local_process(who)
     if pid is None:
         return False
     try:
@@ -276,12 +323,12 @@ def send_signal(folder: DaemonFolder, number: signal.Signals) -> bool:
 def set_disabled(folder: DaemonFolder, disabled: bool) -> bool:
     """Allow a project's daemon to start, or not; whether that changed."""
     make_private(folder)
-    mark, description = Path(folder.file(DISABLED)), Path(folder.file(DESCRIPTION))
+    mark = Path(folder.file(DISABLED))
     with translated(mark):
         if disabled == mark.exists():
             return False
-        if not description.exists():  # a list of all daemons shows this one, too
-            replace_file(description, encoded({"root": folder.root}))
+        if not folder.description():
+            amend(folder)  # a list of all daemons shows this one, too
         if disabled:
             mark.touch(mode=0o600)
         else:

@@ -66,6 +66,7 @@ class Service(NamedTuple):
     file: Path
     content: str
     enable: Sequence[Sequence[str]]
+    start: Sequence[Sequence[str]]
     disable: Sequence[Sequence[str]]
     reload: Sequence[Sequence[str]]  # after the file is gone
 
@@ -92,15 +93,16 @@ def service_of(
         name = f"max.daemon.{digits}"
         file, domain = home / "Library" / "LaunchAgents" / f"{name}.plist", f"gui/{os.getuid()}"
         enable = [["launchctl", "bootstrap", domain, str(file)]]
+        start = [["launchctl", "kickstart", f"{domain}/{name}"]]
         disable = [["launchctl", "bootout", f"{domain}/{name}"]]
-        return Service(name, file, launch_agent(name, command, kept), enable, disable, [])
+        return Service(name, file, launch_agent(name, command, kept), enable, start, disable, [])
     name = f"max-{digits}.service"
     units = Path(environment.get("XDG_CONFIG_HOME") or home / ".config") / "systemd" / "user"
     systemctl = ["systemctl", "--user"]
     again = [*systemctl, "daemon-reload"]
     enable = [again, [*systemctl, "enable", "--now", name]]
-    disable = [[*systemctl, "disable", "--now", name]]
-    return Service(name, units / name, systemd_unit(root, command, kept), enable, disable, [again])
+    start, disable = [[*systemctl, "start", name]], [[*systemctl, "disable", "--now", name]]
+    return Service(name, units / name, systemd_unit(root, command, kept), enable, start, disable, [again])
 
 
 def systemd_unit(root: str, command: Sequence[str], environment: Mapping[str, str]) -> str:

@@ -93,11 +93,18 @@ def home(tmp_path: Path) -> Iterator[Home]:
 class TestInstalling:
     def test_install_writes_the_unit_and_starts_it_and_uninstall_takes_that_back(self, home: Home) -> None:
         shown = home.max("daemon", "install", "--print")
-        made = home.json("daemon", "install")
+        made = home.json("daemon", "install", "--idle-stop", "1h")
+        assert home.json("daemon", "list")["data"][0]["options"]["idle_stop"] == 3600
         file, asked = Path(made["file"]), home.project.parent / "asked"
         assert file.parent == home.project.parent / ".config" / "systemd" / "user"
         assert (file.read_text(), made["problems"]) == (shown, [])
         assert asked.read_text().splitlines() == ["--user daemon-reload", f"--user enable --now {file.name}"]
+        asked.unlink()
+        home.environment["FAILS"] = "1"
+        home.max("daemon", "start")
+        assert asked.read_text().splitlines() == [f"--user start {file.name}"]
+        home.max("daemon", "stop")
+        home.environment["FAILS"] = "0"
         asked.unlink()
         home.max("daemon", "uninstall")
         assert not file.exists()
@@ -118,14 +125,13 @@ class TestInstalling:
         assert "systemctl --user daemon-reload: exit status 1; it begins at the next login" in home.err
 
     def test_the_command_of_the_unit_is_one_that_runs(self, home: Home) -> None:
-        unit = home.max("daemon", "install", "--print", "--idle-stop", "1h").splitlines()
+        unit = home.max("daemon", "install", "--print").splitlines()
         (start,) = [line.removeprefix("ExecStart=") for line in unit if line.startswith("ExecStart=")]
         words = [read_back(word, command=True) for word in start.replace('" "', '"\0"').split("\0")]
         settings = [read_back(line.partition("=")[2]) for line in unit if line.startswith("Environment=")]
         environment = {"PATH": "/usr/bin:/bin", **dict(one.split("=", 1) for one in settings)}
         with subprocess.Popen(words, env=environment, cwd="/", stderr=subprocess.PIPE) as process:
             until(lambda: (home.home / "daemons").exists() and home.socket().exists())
-            assert home.json("daemon", "status")["options"]["idle_stop"] == 3600
             process.terminate()
             process.communicate(timeout=PATIENCE)
         assert process.returncode == 0
