@@ -48,6 +48,10 @@ class Unanswered(Exception):
     """The daemon did not answer, or not to the end."""
 
 
+class OtherVersion(Unanswered):
+    """The daemon is of another version of Max, which is the argument."""
+
+
 def likeness() -> list[str]:
     """What must be the same in two processes for them to answer alike: the code, the user, zone and trust.
 
@@ -74,6 +78,9 @@ def ask_daemon(words: Sequence[str], folder: str) -> int | None:
             return printer.print_answer(answers(connection))
         finally:
             connection.close()
+    except OtherVersion as error:
+        replace_daemon(project_root(folder), str(error))
+        return None
     except (OSError, Unanswered) as error:
         if not printer.began:
             return None
@@ -81,6 +88,17 @@ def ask_daemon(words: Sequence[str], folder: str) -> int | None:
 
         hint = "run it again; with --direct the daemon is not asked"
         raise ConnectionLost(f"what was printed is not all: {error}", hint=hint) from None
+
+
+def replace_daemon(root: str, version: str) -> None:
+    """Let a daemon of an older Max be restarted beside this command; of a newer one, tell a person."""
+    from ..serve.daemon_process import begin_restart, is_outdated
+
+    if is_outdated(version):
+        begin_restart(root)
+    elif console().stderr.isatty():
+        words = f"the project's daemon is of max {version}, and this is {__version__}: answered without it"
+        streams.tell(console().stderr, f"{words}; max daemon restart replaces it\n")
 
 
 def daemon_address(folder: str) -> str:
@@ -166,7 +184,7 @@ def messages(connection: _socket.socket) -> Iterator[dict[str, Any]]:
             if greeted:
                 yield message
             elif message.get("max") != __version__ or message.get("protocol") != PROTOCOL:
-                raise Unanswered("the daemon is of another version")
+                raise OtherVersion(message.get("max"))
             else:
                 connection.settimeout(None)
                 greeted = True

@@ -261,6 +261,16 @@ def greeting(folder: DaemonFolder, patience: float = 2.0) -> dict[str, Json] | N
     return found if isinstance(found, dict) else None
 
 
+def begin_restart(root: str) -> None:
+    """Restart the daemon of a project if it is of an older Max, in a process of its own, without waiting."""
+    words = own_command("daemon", "restart", "--outdated", "--quiet", "-C", root)
+    silent = subprocess.DEVNULL
+    process = subprocess.Popen(  # noqa: S603 - our own words
+        words, stdin=silent, stdout=silent, stderr=silent, env=own_environment(), start_new_session=True
+    )
+    process.returncode = 0  # it is not waited for, and must not be warned about
+
+
 # -- stopping ------------------------------------------------------------------------------------
 
 

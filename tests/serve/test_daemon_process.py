@@ -8,7 +8,9 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from shutil import rmtree
 
@@ -18,6 +20,7 @@ from max import __version__
 from max.core import in_thread
 from max.errors import ConnectionLost, DaemonStopping, MaxError
 from max.serve.client import Client
+from max.serve.daemon_process import is_outdated
 from tests.daemons import PATIENCE, Home, homed, until
 from tests.gated_service import Serving
 
@@ -157,6 +160,88 @@ def greeting_of(home: Home) -> object:
     return (home.home / "daemons").exists() and greeting(home)
 
 
+OLDER = """
+import sys
+import max
+max.__version__ = {version!r}
+from max.cli import main
+sys.exit(main(["daemon", "run"]))
+"""
+
+
+class TestVersions:
+    """A daemon of another version of Max."""
+
+    @staticmethod
+    @contextmanager
+    def of_version(home: Home, version: str) -> Iterator[int]:
+        """A daemon that says so; its process id."""
+        program = [sys.executable, "-c", OLDER.format(version=version)]
+        with subprocess.Popen(
+            program, cwd=home.project, env=home.environment, stderr=subprocess.DEVNULL
+        ) as process:
+            try:
+                until(lambda: greeting_of(home) == {"max": version, "protocol": 1})
+                yield process.pid
+            finally:
+                process.kill()
+
+    def test_an_older_one_is_restarted_by_a_command_that_answers_without_it(self, home: Home) -> None:
+        home.max("sync", "acme:default")
+        with self.of_version(home, "0.0.9") as old:
+            assert home.max("count", "acme", "AcmeUser") == "20\n"
+            until(lambda: home.folder().joinpath("daemon.pid").exists() and home.pid() != old)
+            until(lambda: greeting(home) == {"max": __version__, "protocol": 1})
+            status = home.json("daemon", "status")
+            assert (status["version"], status["pid"]) == (__version__, home.pid())
+
+    def test_a_newer_one_is_left_alone(self, home: Home) -> None:
+        home.max("sync", "acme:default")
+        with self.of_version(home, "99.0") as new:
+            assert home.max("count", "acme", "AcmeUser") == "20\n"
+            restarted = home.json("daemon", "restart", "--outdated")
+            assert (restarted["did"], restarted["pid"]) == ("not outdated", new)
+            assert home.json("daemon", "status")["version"] == "99.0"
+
+    @pytest.mark.parametrize(
+        ("version", "outdated"),
+        [("0.0.9", True), (__version__, False), (f"{__version__}.1", False), ("99.0", False), (None, False)],
+    )
+    def test_versions_compare_by_their_numbers(self, version: str | None, outdated: bool) -> None:
+        assert is_outdated(version) == outdated
+
+
+CLOCK = """
+import os, time
+real = time.time
+def moved():
+    with open({file!r}) as opened:
+        return real() + float(opened.read())
+time.time = moved
+"""
+
+
+class TestTheClock:
+    def test_a_clock_that_is_set_changes_nothing_for_a_daemon(self, home: Home) -> None:
+        moved, code = home.project.parent / "moved", home.project.parent / "code"
+        moved.write_text("0")
+        code.mkdir()
+        (code / "sitecustomize.py").write_text(CLOCK.format(file=str(moved)))
+        home.environment["PYTHONPATH"] = os.pathsep.join([str(code), home.environment["PYTHONPATH"]])
+        home.max("sync", "acme:default")
+        home.max("daemon", "start", "--idle-stop", "1h")
+        pid = home.pid()
+        for years in (10, -10, 0.001, 0):
+            moved.write_text(str(years * 365 * 86_400))
+            home.socket().unlink()
+            until(lambda: greeting(home))
+            assert (home.pid(), home.json("daemon", "status")["state"]) == (pid, "running")
+            assert home.max("count", "acme", "AcmeUser") == "20\n"
+        assert home.json("daemon", "stop")["did"] == "stopped"
+        years_seen = {int(line[:4]) for line in home.log().splitlines()}
+        assert max(years_seen) - min(years_seen) >= 19, "its clock was set indeed"
+
+
 class TestItsFiles:
     """What a running daemon does when its files are taken away."""
 
@@ -254,6 +339,20 @@ class TestWhileItSyncs:
         assert home.json("runs")["data"][0]["status"] == "paused"
         until(lambda: not home.processes())
         self.completed(home)
+
+    def test_a_restart_goes_on_with_the_sync(
+        self, home: Home, serving: Serving, daemon: subprocess.Popen[str]
+    ) -> None:
+        def restart() -> None:
+            with home.begin("daemon", "restart") as restarting:
+                until(lambda: not home.socket().exists())
+                serving.open()
+                restarting.communicate(timeout=PATIENCE)
+
+        asyncio.run(self.syncing(home, serving, restart))
+        until(lambda: home.json("runs")["data"][0]["status"] == "completed")
+        assert len(home.json("runs")["data"]) == 1
+        assert home.json("count", "acme", "AcmeTask")["count"] == 2 * 20 * 3
 
     def test_a_second_sigterm_ends_it_at_once(
         self, home: Home, serving: Serving, daemon: subprocess.Popen[str]
