@@ -48,6 +48,7 @@ COMMANDS = {
     "schedule": ("Sync", "schedule", "sync installations by themselves, again and again"),
     "status": ("Sync", "status", "show when each installation was synced, and what it holds"),
     "runs": ("Sync", "status", "list past syncs, or show one with its failures"),
+    "health": ("Sync", "health", "say how installations are, for people and for monitors"),
     "watch": ("Sync", "watch", "follow what happens: syncs, waits, failures, schedules"),
     "pause": ("Sync", "sync", "pause a running sync, from any terminal"),
     "resume": ("Sync", "sync", "continue a sync that was paused or interrupted"),

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .model.entities import Entity, FieldOf, Ref
     from .model.event_log import InstallationEvent
     from .model.filters import Filter
+    from .model.health import InstallationHealth
     from .model.middleware import Middleware
     from .model.schedules import ScheduleStatus
     from .model.tasks import SyncCommand, SyncRun
@@ -355,6 +356,14 @@ class Project(Generic[R]):
         async with aclosing(follow_events(follower, once=once)) as events:
             async for event in events:
                 yield event
+
+    @threaded
+    def health(self, target: InstallationInfo | str | None = None) -> list[InstallationHealth]:
+        """How an installation is, why and since when; of all, sorted by name, without one."""
+        from .query.health import health
+
+        chosen = self.folder.installations() if target is None else [self._info(target)]
+        return [health(self.folder.database(one), one, now=self._clock()) for one in chosen]
 
     @threaded
     def audit(self, *, since: float = 0.0, limit: int = 1_000) -> list[AuditRow]:

@@ -24,7 +24,7 @@ class Actor(NamedTuple):
     process: str = ""
 
 
-_ACTOR: ContextVar[Actor] = ContextVar("max actor", default=Actor())  # noqa: B039 - it cannot change
+_ACTOR: ContextVar[Actor] = ContextVar("actor", default=Actor())  # noqa: B039 - it cannot change
 
 
 def actor() -> Actor:

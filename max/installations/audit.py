@@ -93,7 +93,7 @@ class _Elsewhere:
     ended = False
 
 
-_CALL: ContextVar[_Call | _Elsewhere | None] = ContextVar("max audited call", default=None)
+_CALL: ContextVar[_Call | _Elsewhere | None] = ContextVar("audited call", default=None)
 
 
 def _is_inside() -> bool:

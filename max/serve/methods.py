@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from ..model.audit import AuditCheck, AuditRow
     from ..model.changes import ChangePage, ChangeSummary
     from ..model.event_log import InstallationEvent
+    from ..model.health import InstallationHealth
     from ..model.query import QueryPage, RowPage
     from ..model.schedules import ScheduleStatus
     from ..model.schema import Schema
@@ -680,6 +681,13 @@ class Methods:
             async for event in events:
                 yield event
         yield End(None)
+
+    @reads
+    async def health(
+        self, installation: Annotated[str | None, "only this source"] = None
+    ) -> list[InstallationHealth]:
+        """How an installation is, or each of them: healthy, waiting, degraded or failed; why; since when."""
+        return await self._beside(self.project.health(installation))
 
     @reads
     async def audit(

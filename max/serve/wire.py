@@ -41,6 +41,7 @@ model.changes: Change ChangePage ChangeSummary
 model.delivery: AgeHistogram
 model.entities: FieldType
 model.event_log: InstallationEvent
+model.health: Health InstallationHealth
 model.plan: Concurrent Step SyncPlan
 model.query: Order QueryPage RowPage
 model.refs: RefKey Scope

@@ -183,6 +183,13 @@ def failures(connection: Connection, sync: str) -> list[Failure]:
         return [checked(Failure(**{**one, "input": json.loads(one["input"])})) for one in found]
 
 
+def first_failure(connection: Connection, sync: str) -> str:
+    """The message of a sync's first failure; empty when nothing failed in it."""
+    sql = f"SELECT message FROM _max_failure WHERE sync = ? AND code <> '{BLOCKED}' ORDER BY number LIMIT 1"
+    row = connection.execute(sql, (sync,)).fetchone()
+    return "" if row is None else str(row[0])
+
+
 def result(connection: Connection, sync: str, *, now: float) -> SyncResult:
     """The result of a sync so far; NotFound."""
     found = run(connection, sync, now=now)

@@ -28,6 +28,7 @@ from ..model.values import Json
 from .catalogue import migrate
 from .database import Connection, Database
 from .event_log import expire_events
+from .health import note_health
 from .settlement import SyncTransaction
 from .sync_log import (
     MIGRATIONS,
@@ -104,6 +105,7 @@ class SqliteTaskStore(TaskStore):
             sync = _next_id(connection, now)
             self._on(connection, sync, now).fail_start(start_failure(sync, what, error, now), schedule)
             finish_sync(connection, sync, Status.FAILED, now=now)
+            note_health(connection, now=now)
             return sync
 
         return await self._database.transact(work)
@@ -152,6 +154,8 @@ class SqliteTaskStore(TaskStore):
             transaction.follow_up()
             transaction.beat(worker)
             status, command, _ = transaction.read_sync()
+            if status.final:
+                note_health(connection, now=now)
             if status is not Status.RUNNING or command is not SyncCommand.RUN:
                 return SettleResult(outcomes, (), status, command)
             claims = transaction.claim(claim, alone=alone)

@@ -79,6 +79,7 @@ WORDS = {  # what each command is called with
     "schedule": ["mine", "--every", "15m"],
     "status": [],
     "watch": ["--once"],
+    "health": [],
     "audit": [],
     "runs": [],
     "pause": ["mine"],

@@ -1,0 +1,112 @@
+"""The health of an installation: from its database, as a command, as events."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from max.core import InstallationInfo
+from max.errors import BadCredentials
+from max.model.health import Health
+from max.model.schedules import Schedule
+from max.model.tasks import Status
+from max.query.health import health, note
+from max.query.schedules import put
+from max.storage.event_log import events_after
+from max.storage.sqlite import reader
+from tests.command_line import Cli
+from tests.scenes import NAMES, USERS, Source, Stage, named, play, users
+from tests.virtual_time import later, now
+
+INFO = InstallationInfo("scene", "default", "0123456789abcdef", {}, 5.0)
+DATA = Path(".max/installations/acme/default/data.db")
+
+
+def changes(path: Path) -> list[tuple[str, str]]:
+    """What the health was and became, as events say."""
+    with reader(path) as connection:
+        page = events_after(connection, kinds=["health.changed"])
+    return [(str(one.facts["before"]), str(one.facts["health"])) for one in page.events]
+
+
+def test_each_change_of_health_is_one_event_in_the_transaction_of_the_syncs_end(tmp_path: Path) -> None:
+    path = tmp_path / "data.db"
+    no = BadCredentials("the token has expired")
+    source = Source(users=[users("a")], name=[named, no, no, named])
+
+    async def body(stage: Stage) -> None:
+        for _ in range(2):
+            assert (await stage.sync(USERS)).status is Status.COMPLETED
+        for error in ("who are you?", "who are you?"):
+            await stage.store.record_failure("seeder", BadCredentials(error), now=now())
+        failed = health(path, INFO, now=now())
+        assert (failed.health, failed.reason) == (Health.FAILED, "who are you?")
+        await later(1.0)
+        assert (await stage.sync(USERS, NAMES)).status is Status.COMPLETED
+
+    play(source, body, path)
+    assert changes(path) == [("healthy", "failed"), ("failed", "healthy")]
+    found = health(path, INFO, now=time.time())
+    assert (found.health, found.reason, found.installation) == (Health.HEALTHY, "", "scene:default")
+
+
+def test_an_installation_without_a_database_waits_for_its_first_sync(tmp_path: Path) -> None:
+    found = health(tmp_path / "data.db", INFO, now=9.0)
+    assert (found.health, found.reason, found.since) == (Health.WAITING, "it was never synced", 5.0)
+    assert note(tmp_path / "data.db", INFO, now=9.0) is Health.WAITING
+    assert not (tmp_path / "data.db").exists()
+
+
+def test_a_schedule_that_is_not_kept_degrades_and_is_noted_once(tmp_path: Path) -> None:
+    path = tmp_path / "data.db"
+
+    async def body(stage: Stage) -> None:
+        await stage.sync(USERS)
+
+    play(Source(users=[users("a")]), body, path)
+    with reader(path) as connection:
+        ended = int(connection.execute("SELECT max(finished_at) FROM _max_sync").fetchone()[0])
+    put(path, INFO, Schedule(name="default", made_at=ended - 30, every=60.0), now=ended)
+    assert health(path, INFO, now=ended + 61).health is Health.HEALTHY  # one slot was missed
+    late = health(path, INFO, now=ended + 91)
+    assert (late.health, late.reason) == (Health.DEGRADED, "the data is older than its schedule asks for")
+    assert late.since == ended + 30
+    for _ in range(2):
+        assert note(path, INFO, now=ended + 91) is Health.DEGRADED
+    assert changes(path) == [("healthy", "degraded")]
+
+
+def test_looking_at_the_health_writes_nothing(cli: Cli) -> None:
+    cli("sync", "acme:default")
+    before = DATA.read_bytes()
+    assert cli("health").status == 0
+    assert note(DATA, InstallationInfo("acme", "default", "x", {}, 0.0), now=time.time()) is Health.HEALTHY
+    assert DATA.read_bytes() == before
+
+
+def test_the_command_says_how_each_is_and_its_exit_status_is_the_worst(cli: Cli) -> None:
+    cli("init")
+    assert cli("health").status == 0
+    cli("connect", "acme:new", "--set", "users=2")
+    cli("sync", "acme:default")
+    cli("connect", "acme:broken", "--set", "users=2")
+    assert cli("health").status == 0
+    Path(".max/installations/acme/broken/data.db").write_bytes(b"no database at all" * 100)
+    run = cli("health", "-o", "json")
+    assert {one["installation"]: one["health"] for one in run.data["data"]} == {
+        "acme:broken": "failed",
+        "acme:default": "healthy",
+        "acme:new": "waiting",
+    }
+    assert (run.status, cli("health", "acme:default").status) == (1, 0)
+    assert cli("health").out.splitlines()[0].startswith("acme:broken  failed: ")
+
+
+@pytest.mark.parametrize("words", [["health"], ["health", "acme"]])
+def test_a_file_that_is_no_database_has_failed(cli: Cli, words: list[str]) -> None:
+    cli("sync", "acme:default")
+    DATA.write_bytes(b"no database, but something else" * 100)
+    run = cli(*words)
+    assert (run.status, "acme:default  failed: " in run.out) == (1, True), run
