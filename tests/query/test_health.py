@@ -89,8 +89,8 @@ def test_looking_at_the_health_writes_nothing(cli: Cli) -> None:
 def test_the_command_says_how_each_is_and_its_exit_status_is_the_worst(cli: Cli) -> None:
     cli("init")
     assert cli("health").status == 0
-    cli("connect", "acme:new", "--set", "users=2")
     cli("sync", "acme:default")
+    cli("connect", "acme:new", "--set", "users=2")
     cli("connect", "acme:broken", "--set", "users=2")
     assert cli("health").status == 0
     Path(".max/installations/acme/broken/data.db").write_bytes(b"no database at all" * 100)
