@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import DaemonError, MaxError, NotFound, UsageError
 from ..installations.audit import audited
@@ -18,7 +19,7 @@ from .console import console
 from .framework import Answer, Options, table
 from .parser import Parser, at_least_one
 from .tables import Column
-from .text import iso_time, json_text, short_age
+from .text import iso_time, json_text, short_age, until
 
 if TYPE_CHECKING:
     from ..core import InstallationInfo
@@ -222,29 +223,67 @@ def run_daemon_status(options: Options) -> Answer:
     """Say whether the project's daemon runs, since when, and what it is doing."""
     from ..serve.daemon_process import state_of
 
-    folder = DaemonFolder(options.found_project().root)
+    project = options.found_project()
+    folder = DaemonFolder(project.root)
     state = state_of(folder)
     if state.state != "running":
         return options.answer(state.to_json(), partial(down_text, folder, state), status=DOWN)
+    used: Mapping[str, float] = {}
+    problem = ""
     try:
-        used, problem = runtimes_of(folder), ""
+        used = runtimes_of(folder)
     except MaxError as error:
-        used, problem = [], error.render()
+        problem = error.render()
+    found = [installation_facts(project, info, used.get(info.id)) for info in project.installations()]
     data = {**state.to_json(), "socket": folder.socket, "log": folder.file(LOG), "problem": problem or None}
-    data["runtimes"] = [{"installation": str(info), "since": iso_time(at)} for info, at in used]
+    data["installations"] = [one.to_json() for one in found]
     notes = [problem] if problem else []
-    return options.answer(data, partial(up_text, folder, state, used), notes, DOWN if problem else 0)
+    return options.answer(data, partial(up_text, folder, state, found), notes, DOWN if problem else 0)
 
 
-def runtimes_of(folder: DaemonFolder) -> Sequence[tuple[InstallationInfo, float]]:
-    """The installations that a daemon has in use, each with the time of its start; MaxError."""
+class InstallationFacts(NamedTuple):
+    """What a daemon does for an installation; times are in seconds since the epoch.
+
+    ``since``: when its runtime began, None when it has none.  ``sync`` is the id of the one under way,
+    ``next_at`` when the next scheduled one begins.
+    """
+
+    name: str
+    since: float | None
+    sync: str | None = None
+    next_at: float | None = None
+
+    def to_json(self) -> dict[str, Json]:
+        """The facts as JSON data."""
+        times = {"since": iso_time(self.since), "next": iso_time(self.next_at)}
+        return {"installation": self.name, "sync": self.sync, **times}
+
+
+def installation_facts(
+    project: ProjectFolder, info: InstallationInfo, since: float | None
+) -> InstallationFacts:
+    """What is stored about an installation; a file that cannot be read says nothing."""
+    from ..query.reader import open_reader
+    from ..query.schedules import next_due, statuses
+
+    path, facts = project.database(info), InstallationFacts(str(info), since)
+    with suppress(MaxError):
+        facts = facts._replace(next_at=next_due(statuses(path, info, now=time.time())))
+        with open_reader(path, info) as reader:
+            running = [run.id for run in reader.runs(1) if run.status == "running"]
+        return facts._replace(sync=next(iter(running), None))
+    return facts
+
+
+def runtimes_of(folder: DaemonFolder) -> Mapping[str, float]:
+    """The ids of the installations that a daemon has in use, each with the time of its start; MaxError."""
     import asyncio
 
     from ..serve.client import Client
 
-    async def ask() -> Sequence[tuple[InstallationInfo, float]]:
+    async def ask() -> Mapping[str, float]:
         async with asyncio.timeout(PATIENCE), Client.at(folder.socket) as client:
-            return await client.runtimes()
+            return {info.id: since for info, since in await client.runtimes()}
 
     try:
         return asyncio.run(ask())
@@ -263,18 +302,22 @@ def down_text(folder: DaemonFolder, state: DaemonState) -> list[str]:
     return [f"the daemon of {folder.root}: {said}"]
 
 
-def up_text(
-    folder: DaemonFolder, state: DaemonState, used: Sequence[tuple[InstallationInfo, float]]
-) -> Iterator[str]:
+def up_text(folder: DaemonFolder, state: DaemonState, found: Sequence[InstallationFacts]) -> Iterator[str]:
     """The lines about a daemon that runs."""
     now = time.time()
     since = "" if state.since is None else f" for {short_age(max(0.0, now - state.since))}"
     yield f"the daemon of {folder.root}: running{since} (process {state.pid}, max {state.version})"
     yield f"  log: {folder.file(LOG)}"
-    yield from table(
-        [Column("in use", whole=True), Column("for", right=True)],
-        [[str(info), short_age(max(0.0, now - at))] for info, at in used],
-    )
+    columns = [Column("installation", whole=True), Column("in use for", right=True)]
+    columns += [Column("sync", whole=True), Column("next", whole=True)]
+    yield from table(columns, [facts_row(one, now) for one in found])
+
+
+def facts_row(one: InstallationFacts, now: float) -> list[str]:
+    """What a daemon does for an installation, as a row of the table."""
+    age = "" if one.since is None else short_age(max(0.0, now - one.since))
+    following = "" if one.next_at is None else until(max(now, one.next_at), now)
+    return [one.name, age, "" if one.sync is None else f"{one.sync} is running", following]
 
 
 def configure_daemon_list(parser: Parser) -> None:

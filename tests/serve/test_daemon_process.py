@@ -11,8 +11,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from shutil import rmtree
+from typing import Any
 
 import pytest
 
@@ -59,7 +61,7 @@ class TestLife:
         assert (started["did"], pid) == ("started", home.pid())
         status = home.json("daemon", "status")
         assert (status["state"], status["pid"], status["version"]) == ("running", pid, __version__)
-        assert (status["runtimes"], status["problem"]) == ([], None)
+        assert (status["installations"], status["problem"]) == ([], None)
         assert greeting(home) == {"max": __version__, "protocol": 1}
         assert home.json("daemon", "start")["did"] == "running already"
         assert home.json("daemon", "list")["data"][0]["state"] == "running"
@@ -314,8 +316,8 @@ class TestWhileItSyncs:
     async def syncing(home: Home, serving: Serving, then: Callable[[], object]) -> MaxError:
         """Ask for a sync, do something when its first requests are under way; how the call ended."""
         async with Client.at(home.socket()) as client:
-            ended: asyncio.Future[object] = asyncio.ensure_future(client.sync("acme").result())
-            await in_thread(serving.gate.is_full.wait)
+            ended: asyncio.Future[object] = asyncio.ensure_future(client.sync("acme:default").result())
+            await in_thread(lambda: until(lambda: ended.done() or serving.gate.is_full.is_set()))
             await in_thread(then)
             with pytest.raises(MaxError) as raised:
                 await ended
@@ -353,6 +355,26 @@ class TestWhileItSyncs:
         until(lambda: home.json("runs")["data"][0]["status"] == "completed")
         assert len(home.json("runs")["data"]) == 1
         assert home.json("count", "acme", "AcmeTask")["count"] == 2 * 20 * 3
+
+    def test_status_says_which_installations_are_in_use_and_when_each_syncs(
+        self, home: Home, serving: Serving, daemon: subprocess.Popen[str]
+    ) -> None:
+        home.max("connect", "acme:second")
+        home.max("schedule", "acme:second", "--every", "2h")
+        found: list[Any] = []
+
+        def look() -> None:
+            found.extend(home.json("daemon", "status")["installations"])
+            assert "is running" in home.max("daemon", "status")
+            daemon.terminate()
+
+        asyncio.run(self.syncing(home, serving, look))
+        first, second = found
+        assert (first["installation"], second["installation"]) == ("acme:default", "acme:second")
+        assert (bool(first["since"]), first["next"]) == (True, None)
+        assert first["sync"] == home.json("runs", "acme:default")["data"][0]["id"]
+        assert (second["since"], second["sync"]) == (None, None)
+        assert datetime.fromisoformat(second["next"]) > datetime.now(UTC)
 
     def test_a_second_sigterm_ends_it_at_once(
         self, home: Home, serving: Serving, daemon: subprocess.Popen[str]
