@@ -15,13 +15,13 @@ Rule 3: nothing here reads or writes a stream (``stdio.py``).
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import MaxError, NotFound
 from ..model.values import Json
+from .json_lines import read_line
 
 if TYPE_CHECKING:
     from .tools import Toolbox
@@ -60,15 +60,9 @@ class Refusal(Exception):
 def decoded(line: bytes) -> Json:
     """The JSON data of a line; Refusal when it has none."""
     try:
-        return json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
-    except UnicodeDecodeError:
-        raise Refusal(UNREADABLE, "the message is not UTF-8") from None
-    except (ValueError, RecursionError) as error:
-        raise Refusal(UNREADABLE, f"the message is not JSON: {error}") from None
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+        return read_line(line)
+    except ValueError as error:
+        raise Refusal(UNREADABLE, str(error)) from None
 
 
 class Connection:

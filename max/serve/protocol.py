@@ -24,17 +24,17 @@ connection itself delays.
 Rule 3: cancelling ends the wait at once, and a client that goes away cancels its calls.  A client that
 takes nothing for ``patience`` seconds is dropped.
 
-Rule 4: a message that is wrong is answered in words.  When its beginning and end are known the connection
-lives; only a message that is too long ends it, since nothing says where the next one begins.
+Rule 4: a message that is wrong is answered in words, and the connection lives: the next line is the next
+message.  Without an id in it the answer has the id null.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing, suppress
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from ..core import logger
 from ..errors import (
@@ -47,6 +47,7 @@ from ..errors import (
     ProtocolError,
 )
 from ..model.values import Json
+from .json_lines import CHUNK, LineSplitter, read_line, to_line
 from .methods import find_method
 from .streams import Stream
 from .wire import Encoded, Wire
@@ -118,33 +119,35 @@ class Messages:
         longest: int,
         patience: float | None = None,
     ) -> None:
-        self._reader, self._writer, self._longest, self._patience = reader, writer, longest, patience
+        self._reader, self._writer, self._patience = reader, writer, patience
+        self._splitter, self._ended = LineSplitter(longest), False
+        self._lines: deque[bytes | None] = deque()  # that were read; None: one was too long
         self._sending = asyncio.Lock()
         writer.transport.set_write_buffer_limits(BUFFER)
 
     async def read(self) -> dict[str, Json] | None:
-        """The next message; None at the end; ProtocolError for what is none, ConnectionLost when too long."""
-        while True:
-            line = await self._line()
-            if line is None or line.strip():
-                return None if line is None else decoded(line)
-
-    async def _line(self) -> bytes | None:
-        held = bytearray()
-        while True:
-            try:
-                part = await self._reader.readuntil(b"\n")
-            except asyncio.LimitOverrunError as error:
-                part = await self._reader.readexactly(error.consumed)
-            except asyncio.IncompleteReadError as error:
-                return bytes(held + error.partial) if held or error.partial else None
-            except (ConnectionError, OSError):
+        """The next message; None at the end, ProtocolError for one that cannot be understood."""
+        while not self._lines:
+            if self._ended:
                 return None
-            held += part
-            if len(held) > self._longest:
-                raise ConnectionLost(f"a message has at most {self._longest:,} bytes")
-            if held.endswith(b"\n"):
-                return bytes(held)
+            try:
+                chunk = await self._reader.read(CHUNK)
+            except OSError:
+                chunk = b""
+            self._ended = not chunk
+            self._lines.extend(self._splitter.feed(chunk))
+        return self._decoded(self._lines.popleft())
+
+    def _decoded(self, line: bytes | None) -> dict[str, Json]:
+        if line is None:
+            raise ProtocolError(f"a message has at most {self._splitter.longest:,} bytes")
+        try:
+            message = read_line(line)
+        except ValueError as error:
+            raise ProtocolError(str(error)) from None
+        if not isinstance(message, dict):
+            raise ProtocolError("a message is a JSON object")
+        return message
 
     async def send(self, *messages: Mapping[str, Json]) -> None:
         """Send messages one behind the other; waits while the other side does not read.
@@ -154,17 +157,25 @@ class Messages:
         async with self._sending:
             try:
                 self._writer.write(b"".join(map(to_line, messages)))
-                async with asyncio.timeout(self._patience):
-                    await self._writer.drain()
-            except TimeoutError:
-                self.drop()
-                raise ConnectionLost(f"the other side read nothing for {self._patience:g} s") from None
-            except (ConnectionError, OSError, RuntimeError) as error:
+                await self._drain()
+            except (OSError, RuntimeError) as error:
                 raise ConnectionLost(f"the connection ended: {error or type(error).__name__}") from error
+
+    async def _drain(self) -> None:
+        left = self._writer.transport.get_write_buffer_size()
+        while True:
+            try:
+                async with asyncio.timeout(self._patience):
+                    return await self._writer.drain()
+            except TimeoutError:
+                left, before = self._writer.transport.get_write_buffer_size(), left
+                if left >= before:
+                    self.drop()
+                    raise ConnectionLost(f"nothing was read for {self._patience:g} s") from None
 
     def send_soon(self, message: Mapping[str, Json]) -> None:
         """Send a short message without waiting; nothing happens when the other side is gone."""
-        with suppress(ConnectionError, OSError, RuntimeError):
+        with suppress(OSError, RuntimeError):
             self._writer.write(to_line(message))
 
     def drop(self) -> None:
@@ -173,33 +184,11 @@ class Messages:
 
     async def close(self) -> None:
         """End the connection once what was sent has gone, or after a moment."""
-        with suppress(ConnectionError, OSError, TimeoutError):
+        with suppress(OSError):
             async with asyncio.timeout(FAREWELL):
                 self._writer.close()
                 await self._writer.wait_closed()
         self.drop()
-
-
-def to_line(message: Mapping[str, Json]) -> bytes:
-    """A message as one line."""
-    return json.dumps(message, allow_nan=False, separators=(",", ":")).encode() + b"\n"
-
-
-def decoded(line: bytes) -> dict[str, Json]:
-    """The JSON object of a line; ProtocolError when it has none."""
-    try:
-        message = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
-    except UnicodeDecodeError:
-        raise ProtocolError("the message is not UTF-8") from None
-    except (ValueError, RecursionError) as error:
-        raise ProtocolError(f"the message is not JSON: {error}") from None
-    if not isinstance(message, dict):
-        raise ProtocolError("a message is a JSON object")
-    return message
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
 
 
 # -- the side that answers -------------------------------------------------------------------
@@ -232,9 +221,8 @@ class _ServerConnection:
             await self._messages.send({"max": version, "protocol": PROTOCOL})
             while (message := await self._next()) is not None:
                 await self._take(message)
-        except ConnectionLost as lost:
-            with suppress(ConnectionLost):
-                await self._send_error(None, lost)
+        except ConnectionLost:
+            pass
         except asyncio.CancelledError:
             await self._end_calls(DaemonStopping("the daemon is stopping", hint="ask again when it runs"))
             raise

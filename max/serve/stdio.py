@@ -13,20 +13,19 @@ went away ends it as well: there is no one left to answer.
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from ..model.values import Json
+from .json_lines import CHUNK, LineSplitter, take_stdout
 from .mcp import INVALID, Refusal, decoded
 
 if TYPE_CHECKING:
     from .mcp import Connection
 
 LONGEST = 1_000_000  # bytes of a message; a longer one is refused without being kept
-CHUNK = 65_536
 
 
 def serve(
@@ -37,7 +36,7 @@ def serve(
     ``encode`` writes an answer on one line; ``interrupt`` ends what runs when its request is
     cancelled, and is called from another thread.
     """
-    output = _take_stdout()
+    output = take_stdout()
     inbox = Inbox(interrupt)
     threading.Thread(target=inbox.fill, args=(lines(0),), name="max-mcp-input", daemon=True).start()
     try:
@@ -51,15 +50,6 @@ def serve(
         os.close(output)
 
 
-def _take_stdout() -> int:
-    """A descriptor of stdout that is ours alone; whatever else is printed goes to stderr."""
-    sys.stdout.flush()
-    ours = os.dup(1)
-    os.dup2(2, 1)
-    sys.stdout = sys.stderr
-    return ours
-
-
 def _write(descriptor: int, data: bytes) -> None:
     rest = memoryview(data)
     while rest:
@@ -68,24 +58,11 @@ def _write(descriptor: int, data: bytes) -> None:
 
 def lines(descriptor: int) -> Iterator[bytes | Refusal]:
     """The lines of a descriptor until its end; a Refusal for one that is too long."""
-    held, skipping = bytearray(), False
-    while chunk := os.read(descriptor, CHUNK):
-        *ended, rest = chunk.split(b"\n")
-        for part in ended:
-            held += part
-            if not skipping and len(held) > LONGEST:
-                yield too_long()
-            elif not skipping and held.strip():
-                yield bytes(held)
-            held, skipping = bytearray(), False
-        held += rest
-        if len(held) > LONGEST and not skipping:
-            yield too_long()
-            skipping = True
-        if skipping:
-            held.clear()
-    if held.strip():
-        yield bytes(held)
+    splitter, chunk = LineSplitter(LONGEST), b" "
+    while chunk:
+        chunk = os.read(descriptor, CHUNK)
+        for line in splitter.feed(chunk):
+            yield too_long() if line is None else line
 
 
 def too_long() -> Refusal:
