@@ -1,6 +1,6 @@
 """The typed client: the methods of a project that another process answers.
 
-    async with Client.connect(project_root) as client:
+    async with Client.open(".") as client:
         page = await client.search("acme", "AcmeUser", "active = true", limit=50)
 
 Rule: a Client is Methods; only who answers differs.  What takes Methods takes a Client.
@@ -14,13 +14,18 @@ from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from ..core import in_thread
 from ..errors import ConnectionLost
+from .daemon_folder import DaemonFolder
 from .methods import PROMPTER, Method, Methods
 from .protocol import ClientConnection
 from .streams import End, Stream
 
 if TYPE_CHECKING:
     from ..installations.onboarding import Prompter
+
+
+START = "start one: max daemon start"
 
 
 class Client(Methods):
@@ -59,14 +64,34 @@ class Client(Methods):
         try:
             reader, writer = await asyncio.open_unix_connection(str(path))
         except (OSError, ValueError) as error:
-            raise ConnectionLost(f"no daemon answers at {path}", hint="max daemon start") from error
+            raise ConnectionLost(f"no daemon answers at {path}", hint=START) from error
         async with cls.over(reader, writer) as client:
+            yield client
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, path: Path | str = ".") -> AsyncIterator[Self]:
+        """A client of the daemon of the project of a folder, or of the nearest folder above.
+
+        ProjectError when there is no project, ConnectionLost when it has no daemon that runs,
+        ProtocolError when that is of another version of Max.
+        """
+        folder = await in_thread(lambda: _daemon_of(path))
+        if not folder.socket:
+            raise ConnectionLost(f"no daemon runs for {folder.root}", hint=START)
+        async with cls.at(folder.socket) as client:
             yield client
 
     def _answer(self, method: Method, arguments: dict[str, Any]) -> Any:
         prompter: Prompter | None = arguments.pop(PROMPTER, None)
         parts = self._connection.call(method.name, arguments, prompter)
         return Stream(_stream(parts)) if method.streams else _result(parts)
+
+
+def _daemon_of(path: Path | str) -> DaemonFolder:
+    from ..installations.project_folder import ProjectFolder
+
+    return DaemonFolder(ProjectFolder.find(path).root)
 
 
 async def _result(parts: AsyncGenerator[tuple[str, Any], None]) -> Any:

@@ -180,13 +180,15 @@ class Messages:
 
     def drop(self) -> None:
         """End the connection without a word."""
-        self._writer.transport.abort()
+        transport = self._writer.transport
+        if not transport.is_closing() or transport.get_write_buffer_size():
+            transport.abort()
 
     async def close(self) -> None:
         """End the connection once what was sent has gone, or after a moment."""
-        with suppress(OSError):
+        self._writer.close()
+        with suppress(OSError, TimeoutError):
             async with asyncio.timeout(FAREWELL):
-                self._writer.close()
                 await self._writer.wait_closed()
         self.drop()
 
@@ -423,14 +425,18 @@ class ClientConnection:
         self.version = ""  # of Max, at the other side
 
     async def start(self) -> None:
-        """Read the greeting; ProtocolError when the other side speaks otherwise."""
+        """Read the greeting; ProtocolError when the other side is of another version."""
+        from .. import __version__
+
         greeting = await self._messages.read()
         if greeting is None:
             raise ConnectionLost("the connection ended before the greeting")
-        if greeting.get("protocol") != PROTOCOL or not isinstance(greeting.get("max"), str):
+        known = {"max": __version__, "protocol": PROTOCOL}
+        if {name: greeting.get(name) for name in known} != known:
+            theirs = f"max {greeting.get('max')}, protocol {greeting.get('protocol')}"
             raise ProtocolError(
-                f"the other side speaks protocol {greeting.get('protocol')!r}, not {PROTOCOL}",
-                hint="it runs another version of Max: max daemon restart",
+                f"the other side is {theirs:.100}, this one is max {__version__}, protocol {PROTOCOL}",
+                hint="a daemon of this version: max daemon restart",
             )
         self.version = greeting["max"]
         self._reading = asyncio.create_task(self._read(), name="max-client")

@@ -26,7 +26,7 @@ def differences(one: Any, other: Any, at: str = "") -> list[str]:
     if is_entity(one) and is_entity(other):
         return [] if described(one) == described(other) else [f"{at}: {one.__name__}, {other.__name__}"]
     if isinstance(one, Entity) and isinstance(other, Entity):
-        values = differences(dict(values_of(one)), dict(values_of(other)), at)
+        values = differences({"id": one.id, **values_of(one)}, {"id": other.id, **values_of(other)}, at)
         return [*differences(first, second, at), *values]
     if (first.__module__, first.__qualname__) != (second.__module__, second.__qualname__):
         return [f"{at}: {first.__qualname__} is not {second.__qualname__}"]
@@ -101,5 +101,6 @@ def attributes(one: Any) -> list[str]:
 def same(one: Any, other: Any) -> bool:
     """Whether two values are the same; an AssertionError says where they differ."""
     found = differences(one, other)
-    assert found == []
+    if found:
+        raise AssertionError("\n".join(found[:5]))
     return True

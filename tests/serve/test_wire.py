@@ -168,9 +168,10 @@ def test_refs_to_one_entity_are_equal_to_it_at_the_other_side() -> None:
 def test_a_schema_that_crossed_once_is_known_by_its_digest() -> None:
     ours, theirs = Wire(), Wire()
     schema = Schema.from_json(SCHEMA.to_json())
-    first = ours.encode_whole(schema.entities["Box"]("1", label="a"))
+    made: dict[str, Any] = dict(schema.entities)
+    first = ours.encode_whole(made["Box"]("1", label="a"))
     box = theirs.decode_whole(first)
-    later = ours.encode(schema.entities["Owner"]("7", name="Ada"))
+    later = ours.encode(made["Owner"]("7", name="Ada"))
     owner = theirs.decode(later.data, later.schemas)
     assert (owner.id, owner.name) == ("7", "Ada")
     assert type(box) is theirs.schemas.schema(later.schemas[0]).entities["Box"]
