@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import inspect
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]  # it has no types
 import pytest
 
 from max import Project
@@ -103,7 +103,7 @@ class Witness(Methods):
             raise
         return self.answers[-1]
 
-    async def _items(self, answer: Stream[Any, Any]) -> AsyncIterator[Any]:
+    async def _items(self, answer: Stream[Any, Any]) -> AsyncGenerator[Any, None]:
         try:
             async for item in answer:
                 self.answers.append(item)
