@@ -204,7 +204,7 @@ class TestTheClient:
         assert inspect.signature(client) == inspect.signature(own)
         assert client.__doc__ == own.__doc__
         recorder, example = Recorder(), next(given for one, given in EXAMPLES if one == name)
-        asyncio.run(ask(Client(recorder), name, example))  # type: ignore[arg-type]  # stands in for one
+        asyncio.run(ask(Client(recorder), name, example))  # type: ignore[arg-type]  # has its methods
         assert recorder.asked == [(name, example)]
 
     def test_p4_no_method_of_the_table_is_answered_by_the_client_itself(self) -> None:
@@ -291,7 +291,7 @@ class TestArguments:
         assert METHODS["search"].read(given) == {"installation": ACME, "entity": USER, "where": None}
 
     def test_python_itself_refuses_one_that_the_signature_does_not_have(self) -> None:
-        client: Any = Client(Recorder())  # type: ignore[arg-type]  # stands in for one
+        client: Any = Client(Recorder())  # type: ignore[arg-type]  # has its methods
         with pytest.raises(TypeError, match="unexpected keyword argument 'entitty'"):
             asyncio.run(client.search(ACME, USER, entitty=1))
 
