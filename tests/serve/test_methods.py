@@ -76,6 +76,7 @@ EXAMPLES: list[tuple[str, dict[str, Any]]] = [
     ("unschedule", {"installation": ACME}),
     ("events", {"installation": ACME, "after": "beginning", "once": True}),
     ("events", {"installation": ACME, "after": "x", "once": True}),
+    ("health", {}),
     ("audit", {"limit": 5}),
     ("check_audit", {}),
     ("command", {"words": ["ls"], "folder": ".", "columns": [-1, -1], "variables": {}, "likeness": []}),
