@@ -17,8 +17,9 @@ what the clock skips does not happen, and what it repeats happens twice.
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from calendar import monthrange
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 
@@ -96,14 +97,18 @@ def _nearest(text: str, zone: str, moment: float, step: int) -> int | None:
         if not cron.has_day(day):
             continue
         # A clock that is set back around midnight mixes two days.
-        near = sorted({*_moments(text, zone, day), *_moments(text, zone, day + timedelta(days=step))})
-        if step > 0:
-            found = next((one for one in near if one > moment), None)
-        else:
-            found = next((one for one in reversed(near) if one <= moment), None)
-        if found is not None:
-            return found
+        days = (day, day + timedelta(days=step))
+        near = [_beside(_moments(text, zone, one), moment, step) for one in days]
+        found = [one for one in near if one is not None]
+        if found:
+            return min(found) if step > 0 else max(found)
     return None
+
+
+def _beside(moments: Sequence[int], moment: float, step: int) -> int | None:
+    """The first of sorted moments after one, or with a negative step the last that is not."""
+    place = bisect_right(moments, moment) - (step < 0)
+    return moments[place] if 0 <= place < len(moments) else None
 
 
 @lru_cache(maxsize=256)

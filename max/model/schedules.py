@@ -132,11 +132,14 @@ class Trouble(Struct):
 
 
 class Unfinished(Struct):
-    """A sync of the installation that has not ended; ``status`` is running, paused or interrupted."""
+    """A sync of the installation that has not ended; ``status`` is running, paused or interrupted.
+
+    ``options`` are None when this version cannot read them.
+    """
 
     id: str
     status: str
-    options: Mapping[str, Json] = NOTHING
+    options: Json = None
     schedule: str | None = None  # the name of the schedule that began it
 
 
@@ -223,7 +226,7 @@ def _against(schedule: Schedule, known: Known, fires: Outlook) -> Outlook:
         return fires.replace(resumes=found.id)
     if found.status == "paused":
         return fires.replace(turn=Turn.SKIP, reason=f"sync {found.id} is paused")
-    if found.schedule == schedule.name or dict(found.options) == dict(schedule.options):
+    if found.schedule == schedule.name or found.options == dict(schedule.options):
         return fires.replace(turn=Turn.SKIP, reason=f"sync {found.id} is running, and fetches the same")
     return fires.replace(turn=Turn.WAIT, reason=f"sync {found.id} is running")
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from ..errors import UnknownName
+from ..errors import SyncError, UnknownName
 from ..model.event_log import EventKind
 from ..model.schedules import (
     MEMORY,
@@ -73,14 +73,14 @@ PUT = """
     ON CONFLICT (name) DO UPDATE SET made_at = excluded.made_at, rule = excluded.rule,
                                      options = excluded.options, enabled = excluded.enabled
 """
-# What a clock has handled that was ahead is forgotten; of what is long ago the newest is kept.
+# What a clock has handled that was ahead is forgotten; of what is a day ago the newest is kept, since it may
+# be the last slot that has come.
 PRUNE = """
     DELETE FROM _max_schedule_slot
      WHERE schedule = :schedule
        AND (slot > :now + :memory
-            OR slot < :now - :memory
-               AND slot < (SELECT max(slot) FROM _max_schedule_slot
-                            WHERE schedule = :schedule AND slot <= :now))
+            OR slot < (SELECT max(slot) FROM _max_schedule_slot
+                        WHERE schedule = :schedule AND slot <= :now - :memory))
 """
 HANDLE = """
     INSERT INTO _max_schedule_slot (schedule, slot, at, skipped, worker) VALUES (?, ?, ?, ?, ?)
@@ -218,7 +218,11 @@ def _unfinished(connection: Connection, now: float) -> Unfinished | None:
     runs = [one for one in unfinished_runs(connection, now=now) if not is_ending(connection, one)]
     for run in runs[:1]:
         status = Status.INTERRUPTED if goes_on(connection, run) else run.status
-        return Unfinished(run.id, str(status), options_of(connection, run.id), run.schedule)
+        try:
+            options = options_of(connection, run.id)
+        except SyncError:  # of a newer Max: its options are not these
+            options = None
+        return Unfinished(run.id, str(status), options, run.schedule)
     return None
 
 
