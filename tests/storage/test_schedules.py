@@ -196,11 +196,12 @@ def test_what_cannot_be_followed_is_refused(connection: Connection, wrong: dict[
 
 
 def follow(connection: Connection, now: float, seconds: float, step: float) -> list[int]:
-    """The slots that fire while the clock runs on."""
+    """The slots that fire while the clock runs on, in minutes since the start."""
     found = []
     for n in range(int(seconds // step) + 1):
-        if claim(connection, now + n * step).startswith("fire"):
-            found.append(max(one.slot for one in schedules._slots(connection, schedule())))
+        word, _, slot = claim(connection, now + n * step).partition(" ")
+        if word == "fire":
+            found.append(int(slot))
             finish(connection, now + n * step, None)
     return found
 
@@ -248,6 +249,21 @@ def test_a_schedule_goes_on_within_a_day_after_a_clock_was_wrong(
         follow(connection, START + wrong, lasted, every / 2)
         right = START + every + lasted
         assert follow(connection, right, DAY + 2 * every, every / 4) != []
+
+
+def test_a_daily_slot_does_not_fire_again_after_the_next_one_and_a_clock_that_is_set_back(
+    connection: Connection,
+) -> None:
+    schedules.put_schedule(connection, schedule(every=DAY))
+    assert follow(connection, START, DAY + 2 * HOUR, HOUR / 2 + 1) == [0, DAY // MINUTE]
+    assert follow(connection, START + DAY - HOUR, 3 * HOUR, HOUR) == []
+
+
+def test_what_a_clock_has_handled_that_was_ahead_is_forgotten(connection: Connection) -> None:
+    schedules.put_schedule(connection, schedule())
+    follow(connection, START + 300 * DAY, DAY, HOUR)
+    assert follow(connection, START, HOUR, HOUR) == [0, 60]
+    assert [one.slot for one in schedules._slots(connection, schedule())] == [START, START + HOUR]
 
 
 def test_slots_that_were_handled_do_not_accumulate(connection: Connection) -> None:
