@@ -21,7 +21,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from ..core import SyncOptions, in_thread, logger
 from ..errors import Interrupted, MaxError, StorageError, SyncRunning
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ..model.tasks import SyncResult
     from ..project import Project
 
+T = TypeVar("T")
 WELL = (Status.COMPLETED, Status.PARTIAL)
 LOOK = 3.0  # seconds, at most, between two looks at the schedules
 MOST = 4  # scheduled syncs that run at once
@@ -72,6 +73,11 @@ class Scheduler:
         state = "stopped" if self._running is None else f"{len(self._syncs)} syncs"
         return f"{type(self).__name__}({self._project!r}, {state})"
 
+    @property
+    def under_way(self) -> int:
+        """How many slots it has claimed whose syncs have not ended."""
+        return len(self._syncs)
+
     async def start(self) -> None:
         """Begin to look."""
         if self._running is None:
@@ -102,7 +108,7 @@ class Scheduler:
         while True:
             self._changed.clear()
             try:
-                found = await in_thread(self._statuses)
+                found = await to_its_end(self._statuses)
             except Exception as error:  # of a folder that cannot be read for a while
                 log.warning("the schedules cannot be read: %s", error)
                 found = []
@@ -151,12 +157,8 @@ class Scheduler:
         info, name, worker = one.installation, one.schedule.name, self._worker
         path, now = self._project.folder.database(info), self._clock
         try:
-            claimed = asyncio.create_task(
-                in_thread(lambda: schedules.claim(path, info, name, worker=worker, now=now()))
-            )
-            found = await asyncio.shield(claimed)
+            found = await to_its_end(lambda: schedules.claim(path, info, name, worker=worker, now=now()))
         except asyncio.CancelledError:
-            await asyncio.wait([claimed])
             await self._give_up(path, name)
             raise
         except StorageError as error:
@@ -170,7 +172,7 @@ class Scheduler:
         except asyncio.CancelledError:
             await self._give_up(path, name)
             raise
-        await in_thread(lambda: schedules.finish(path, name, problem, worker=worker, now=now()))
+        await to_its_end(lambda: schedules.finish(path, name, problem, worker=worker, now=now()))
         if problem is None:
             await asyncio.sleep(self._look_seconds)  # the same may be due again, and not at once
 
@@ -205,6 +207,16 @@ class Scheduler:
             if result.status not in WELL or result.schedule == schedule.name:
                 return result
         return await (await runtime.sync(options_of(schedule), schedule=schedule.name)).completion()
+
+
+async def to_its_end(work: Callable[[], T]) -> T:
+    """Do short work in a thread; a cancellation waits for its end, so that no thread is left."""
+    doing = asyncio.ensure_future(in_thread(work))
+    try:
+        return await asyncio.shield(doing)
+    except asyncio.CancelledError:
+        await asyncio.wait([doing])
+        raise
 
 
 def options_of(schedule: Schedule) -> SyncOptions:
