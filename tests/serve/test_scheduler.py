@@ -472,16 +472,16 @@ def test_of_several_processes_that_follow_a_schedule_one_syncs(tmp_path: Path) -
 
     async def scenario() -> None:
         async with world.open() as project:
-            followers = [begin_following() for _ in range(3)]
+            processes = [begin_following() for _ in range(3)]
             try:
-                for one in followers:
+                for one in processes:
                     assert await asyncio.to_thread(one.stdout.readline) == "ready\n"  # type: ignore[union-attr]
                 await scheduled(project)
                 await until(lambda: world.runs(project) and world.runs(project)[0].status is Status.COMPLETED)
                 await asyncio.sleep(4 * LOOK)
                 assert len(world.runs(project)) == 1
             finally:
-                for one in followers:
+                for one in processes:
                     one.kill()
                     one.communicate()
 
