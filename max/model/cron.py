@@ -96,12 +96,13 @@ def _nearest(text: str, zone: str, moment: float, step: int) -> int | None:
         day = here + timedelta(days=distance * step)
         if not cron.has_day(day):
             continue
+        found = _beside(_moments(text, zone, day), moment, step)
+        if found is None:
+            continue
         # A clock that is set back around midnight mixes two days.
-        days = (day, day + timedelta(days=step))
-        near = [_beside(_moments(text, zone, one), moment, step) for one in days]
-        found = [one for one in near if one is not None]
-        if found:
-            return min(found) if step > 0 else max(found)
+        other = _beside(_moments(text, zone, day + timedelta(days=step)), moment, step)
+        both = [found] if other is None else [found, other]
+        return min(both) if step > 0 else max(both)
     return None
 
 
