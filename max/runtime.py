@@ -277,6 +277,9 @@ class InstallationRuntime(Runtime):
     ) -> SyncHandle:
         async with self._lock("sync"):
             (installation, executor), options = self._at_work(), self.recording.sync_options(options)
+            if executor.running is not None and (await executor.running.status()).status.final:
+                with suppress(MaxError):  # it has ended and tidies up: there is nothing to join
+                    await executor.running.completion()
             if schedule is None:
                 await self._displace_schedule(executor, options)
             unfinished = executor.running.id if executor.running else await executor.unfinished()

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from ..core import SyncOptions, in_thread, logger
-from ..errors import Interrupted, MaxError, StorageError, SyncRunning
+from ..errors import Interrupted, MaxError, StorageError, SyncError, SyncRunning
 from ..model.schedules import Outlook, Schedule, ScheduleStatus, Turn
 from ..model.tasks import Status
 from ..query import schedules
@@ -186,9 +186,11 @@ class Scheduler:
         """Sync; why that failed, empty when it did not, None when that says nothing of the installation."""
         try:
             result = await self._sync(info, schedule, found)
-        except (SyncRunning, Interrupted) as error:  # another one began first, or the runtime is stopped
+        except (SyncError, Interrupted) as error:  # another one began first, or the runtime is stopped
             log.info("the scheduled sync of %s did not run to its end: %s", info, error)
-            return None
+            if found.resumes is None or isinstance(error, SyncRunning | Interrupted):
+                return None
+            return error.message  # what is stored of it cannot go on
         except MaxError as error:
             log.warning("the scheduled sync of %s failed: %s", info, error)
             return error.message
