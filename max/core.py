@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # a command that reads must not pay for these
     )
     from .model.entities import Entity, FieldOf, ManyOf, Ref
     from .model.filters import Filter
+    from .model.hooks import HookReceipt
     from .model.plan import SyncPlan
     from .model.query import QueryPage
     from .model.schema import Schema
@@ -369,6 +370,15 @@ class Runtime(Lifecycle, Protocol):
 
     async def health(self) -> str:
         """One line about the connection; raises what is wrong with it."""
+
+    async def receive_hook(self, headers: Mapping[str, str], body: bytes) -> HookReceipt:
+        """Take what the service has sent by itself: durable when this returns, and fetched later.
+
+        HookRefused when the service has not signed it; DaemonBusy when too many wait.
+        """
+
+    async def process_hooks(self) -> None:
+        """Fetch what stored hooks say, in the background; returns at once."""
 
 
 class Store(Protocol):

@@ -30,6 +30,7 @@ from typing import cast
 
 from .core import Audit, Sync, SyncOptions, TaskStore
 from .errors import Interrupted, LeaseLost, StorageError, SyncError, SyncRunning
+from .model.hooks import HOOK
 from .model.plan import SyncPlan
 from .model.tasks import (
     HEARTBEAT,
@@ -50,12 +51,13 @@ from .sync.context import RawCache
 from .sync.context import SyncContext as SyncContext
 from .sync.events import EventPublisher, Events, Origin
 from .sync.events import Progress as Progress
-from .sync.task_graph import expand, retry_graph
+from .sync.task_graph import expand, refetch_graph, retry_graph
 from .sync.task_runner import TaskRunner
 from .upstream.redaction import Redactor
 
 CAP = 64  # tasks that run at once: more than limits admit, since some wait for their commit
 LOST = "lost"  # the state of an attempt whose task another worker has taken over
+LOOKED_THROUGH = 100  # syncs, for the newest that no hook began
 NO_OPTIONS = SyncOptions()
 
 
@@ -459,6 +461,22 @@ class SyncExecutor:
             root = expand(plan, self.context.connector.resolver, options, now=now)
             return self._drive(await self._begin(plan.to_json(), root, notes, schedule))
 
+    async def refetch(
+        self, plan: SyncPlan, hooks: int, gone: Callable[[], Awaitable[None]] | None = None
+    ) -> SyncHandle | None:
+        """Begin a sync of what so many hooks ask for; None when the plan is empty.
+
+        ``gone`` stores what they say is gone, before anything is fetched.
+        """
+        async with self._changing:
+            await self._prepare()
+            if gone is not None:
+                await gone()
+            if not plan.steps:
+                return None
+            root = refetch_graph(plan, self.context.connector.resolver, hooks, now=self.context.now())
+            return self._drive(await self._begin(plan.to_json(), root, schedule=HOOK))
+
     async def retry(self, sync: str | None = None) -> SyncHandle:
         """Begin a sync of just what failed in another one: the newest, or that of an id.
 
@@ -466,7 +484,8 @@ class SyncExecutor:
         """
         now = self.context.clock()
         if sync is None:
-            newest = await self.store.runs(1, now=now)
+            known = await self.store.runs(LOOKED_THROUGH, now=now)
+            newest = [one for one in known if one.schedule != HOOK]  # those are tried again by themselves
             if not newest:
                 raise SyncError("there was no sync yet: nothing to retry", hint="start a sync first")
             sync = newest[0].id

@@ -11,7 +11,7 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
@@ -30,40 +30,52 @@ from .connector_code import BUG, connector_code, place_of, returned
 from .core import Audit, Engine, InstallationInfo, Lifecycle, Runtime, SyncMeta, SyncOptions, logger
 from .engine import SqliteEngine, SqliteSyncMeta
 from .errors import (
+    HookRefused,
     LoaderFault,
     MaxError,
     SchemaError,
     StorageError,
     SyncError,
+    SyncRunning,
     UpstreamError,
     UsageError,
 )
 from .execution import NO_AUDIT, NO_OPTIONS, SyncContext, SyncExecutor, SyncHandle, not_started
+from .installations.actor import acting_as
 from .installations.files import KEPT
 from .model.account_fields import with_found
-from .model.entities import Entity, FieldOf, Ref
+from .model.delivery import Delivery
+from .model.entities import Entity, FieldOf, ManyOf, Ref
 from .model.filters import Filter
+from .model.hooks import COUNTED, HookReceipt, HookState, HookWork, PendingHook, ReadHook, collapse
 from .model.middleware import Middleware
 from .model.periods import parse_duration
-from .model.plan import SyncPlan
+from .model.plan import Step, SyncPlan
 from .model.schema import Schema
 from .model.tasks import HEARTBEAT, Status, SyncCommand, SyncResult, SyncRun
 from .model.text_search import LIMIT, Found
 from .query.ages import FieldAge, ages
 from .query.find import find_in
 from .query.maintenance import Invalidation, mark_stale, words_of
+from .storage import inbox
+from .storage.database import Connection
 from .storage.leases import new_worker
 from .storage.provenance import admit_sync
 from .storage.sqlite import SqliteDatabase
 from .storage.sync_log import options_of, refuse_while_syncing
 from .storage.task_store import SqliteTaskStore
+from .sync.hook_worker import HookWorker
 from .sync.kept_files import KeptFiles
 from .sync.task_graph import expand, options_json
-from .upstream.credentials import CredentialProvider
+from .upstream.credentials import CredentialProvider, Secret
 from .upstream.operations import Call, FlowController
 from .upstream.recording import CallsOf, Source, UpstreamAccess
+from .upstream.webhooks import Hook, HookChanges, Webhook, digest_of
 
 ROOTS = 500  # looked up in one query
+SECRET_KEPT = 10.0  # seconds for which the secret of hooks is not read again, whatever comes
+HOOKS_AT_ONCE = 500  # that one sync is for
+WAIT_FOR_SYNC = 2.0  # seconds between two looks at a sync for which hooks wait
 LOOK = 0.2  # seconds between two looks at a sync of another process that is to stop
 
 log = logger("runtime")
@@ -133,6 +145,8 @@ class InstallationRuntime(Runtime):
         self._meta = SqliteSyncMeta(self._database, self._engine)
         self._store = SqliteTaskStore(self._database, version=connector.version)
         self._config, self._credentials = config, credentials
+        self._hooks = HookWorker(self._work_through_hooks, str(info))
+        self._hook_secret: tuple[Secret | None, float] = (None, -math.inf)  # and when it was read
         self._services = LifecycleManager(self._database, self._engine, self.recording)
         self._started = AsyncExitStack()  # what stop() undoes
         self._live: _Live | None = None
@@ -236,6 +250,7 @@ class InstallationRuntime(Runtime):
         """Stop every part in reverse; a sync under way is interrupted and can be resumed."""
         for repeated in list(self._repeated):
             await repeated.stop()
+        await self._hooks.stop()
         async with self._lock("start"):
             self._live, self._started_at = None, 0.0
             started, self._started = self._started, AsyncExitStack()
@@ -282,7 +297,12 @@ class InstallationRuntime(Runtime):
                     await executor.running.completion()
             if schedule is None:
                 await self._displace_schedule(executor, options)
+            elif executor.running is not None and await self._is_of_hooks(executor.running.id):
+                with suppress(MaxError):  # it takes a moment
+                    await executor.running.completion()
             unfinished = executor.running.id if executor.running else await executor.unfinished()
+            if unfinished is not None and executor.running is None and await self._is_of_hooks(unfinished):
+                unfinished = None  # the inbox still has them
             if unfinished is not None and not discard_unfinished and options != NO_OPTIONS:
                 await self._refuse_other_options(unfinished, options)
             if executor.running is not None:
@@ -439,6 +459,172 @@ class InstallationRuntime(Runtime):
         repeated.task.add_done_callback(lambda _: self._repeated.discard(repeated))
         return repeated
 
+    # -- hooks -----------------------------------------------------------------------------
+
+    async def receive_hook(self, headers: Mapping[str, str], body: bytes) -> HookReceipt:
+        """Take what the service has sent by itself: durable when this returns, and fetched soon.
+
+        HookRefused when the service has not signed it, or the connector has no webhooks; LoaderFault
+        when the connector cannot read it; DaemonBusy when too many wait.
+        """
+        executor, webhook, now = self._at_work().executor, self._connector.webhook, self._clock()
+        if webhook is None:
+            raise HookRefused(f"{self._connector.name} has no webhooks", status=404)
+        headers = {name.lower(): value for name, value in headers.items()}
+        await self._check_signature(webhook, headers, body)
+        hook = webhook.read(headers, body)
+        if not webhook.is_timely(hook, now):
+            return HookReceipt(HookState.LATE)
+        with self._connector_code("webhook", executor.context.credentials):
+            found = self._hook_changes(executor.context.connector, webhook, hook)
+        if not found.steps and not found.removed:
+            return HookReceipt(HookState.IGNORED)
+        removed = [(ref.entity.__name__, ref.id) for ref in found.removed]
+        read = ReadHook(webhook.id_of(hook, body), digest_of(body), [*found.steps], removed)
+        with acting_as("hook"):
+            async with self._audit.call("receive_hook") as facts:
+                receipt = await self._database.transact(lambda known: inbox.store(known, read, now=now))
+                facts |= {"state": str(receipt.state), "number": receipt.number}
+        await self.process_hooks()
+        return receipt
+
+    async def process_hooks(self) -> None:
+        """Fetch what stored hooks say, in the background; returns at once."""
+        self._at_work()
+        self._hooks.wake()
+
+    async def hooks_done(self) -> None:
+        """Wait until no hook is left that can be worked through."""
+        await self._hooks.idle()
+
+    async def _check_signature(self, webhook: Webhook, headers: Mapping[str, str], body: bytes) -> None:
+        """HookRefused unless the service has signed a body; a secret that was changed is read again."""
+        secret, read_at = self._hook_secret
+        if secret is not None:
+            try:
+                return webhook.check(secret, headers, body)
+            except HookRefused:
+                if 0 <= self._clock() - read_at < SECRET_KEPT:
+                    raise
+        elif 0 <= self._clock() - read_at < SECRET_KEPT:
+            raise no_hook_secret(self.info, webhook)
+        secret = await self._credentials.find(webhook.secret)
+        self._hook_secret = secret, self._clock()
+        if secret is None or not secret.reveal():  # anyone can sign with an empty one
+            self._hook_secret = None, self._clock()
+            raise no_hook_secret(self.info, webhook)
+        return webhook.check(secret, headers, body)
+
+    def _hook_changes(self, connector: Connector[Any, Any], webhook: Webhook, hook: Hook) -> HookChanges:
+        """What the connector reads in a hook, checked; LoaderFault when it cannot be followed."""
+        made = webhook.changes(hook)
+        found = returned(self._connector.name, "webhook", "HookChanges", HookChanges, made, webhook.changes)
+        plan, where = SyncPlan(found.steps), place_of(webhook.changes)
+        try:
+            expand(plan, connector.resolver, NO_OPTIONS, now=0.0)
+            many = [step for step in plan.flat() if step.id is None or step.operation == "follow"]
+            unknown = [ref for ref in found.removed if connector.schema.own(ref.entity) is None]
+        except (UsageError, SchemaError, AttributeError) as error:
+            said = getattr(error, "message", str(error))
+            raise LoaderFault(
+                f"{connector.name}: webhook cannot be followed: {said}{where}", hint=BUG
+            ) from error
+        if many or unknown:
+            wrong = many[0] if many else unknown[0]
+            raise LoaderFault(
+                f"{connector.name}: webhook named {wrong}{where}",
+                hint=f"{BUG}: a step is for one row, and what is removed is of the schema",
+            )
+        return HookChanges(plan.flat(), found.removed)
+
+    async def _is_of_hooks(self, sync: str) -> bool:
+        return COUNTED in await self._database.read(lambda known: options_of(known, sync))
+
+    async def _work_through_hooks(self) -> float | None:
+        """Fetch what some hooks say, once no other sync has to end first.
+
+        The seconds until it is to be called again; None when no hook is left.
+        """
+        executor, now = self._at_work().executor, self._clock()
+        if executor.running is not None:
+            with suppress(MaxError):
+                await executor.running.completion()
+        async with self._lock("sync"):
+            if executor.running is not None or await self._must_wait(executor):
+                return WAIT_FOR_SYNC
+            hooks = await self._database.read(lambda known: inbox.pending(known, HOOKS_AT_ONCE, now=now))
+            if not hooks:
+                due = await self._database.read(inbox.due_at)
+                return None if due is None else max(LOOK, due - now)
+            try:
+                with acting_as("hook"):
+                    handle = await self._refetch(executor, collapse(hooks))
+            except StorageError:
+                raise
+            except MaxError as error:
+                await self._end_hooks(hooks, error.message)
+                return LOOK
+        if handle is None:
+            await self._end_hooks(hooks)
+            return LOOK
+        result = await handle.completion()
+        if result.status is Status.COMPLETED:
+            await self._end_hooks(hooks)
+        elif result.status.final:
+            async with self._lock("sync"):  # after a sync of a person, to which it has yielded
+                newest = (await self._store.runs(1, now=self._clock()))[0].id
+            if result.status is not Status.CANCELLED or newest == result.id:
+                said = result.failures[0].message if result.failures else str(result.status)
+                await self._end_hooks(hooks, said)
+        return LOOK
+
+    async def _must_wait(self, executor: SyncExecutor) -> bool:
+        """Whether another process syncs, or an unfinished sync would be lost if another began."""
+        try:
+            unfinished = await executor.unfinished()
+        except SyncRunning:
+            return True
+        return unfinished is not None and not await self._is_of_hooks(unfinished)
+
+    async def _end_hooks(self, hooks: Sequence[PendingHook], error: str | None = None) -> None:
+        now, redactor = self._clock(), self._credentials.redactor
+
+        def work(connection: Connection) -> None:
+            if error is None:
+                inbox.done(connection, [one.number for one in hooks], now=now)
+            else:
+                inbox.failed(connection, hooks, redactor.message(error), now=now)
+
+        await self._database.transact(work)
+
+    async def _refetch(self, executor: SyncExecutor, work: HookWork) -> SyncHandle | None:
+        """Remove what is gone and begin a sync of the rest, as far as it is copied here."""
+        schema, engine = executor.context.connector.schema, self._engine
+        refs = [schema.entity(entity).ref(id) for entity, id in work.removed]
+        steps = [step for step in work.steps if await self._is_copied(schema, step)]
+
+        async def gone() -> None:
+            at = executor.context.now()
+            await self._database.transact(
+                engine.prepare_write(Delivery((), at, removed=refs, received_at=at))
+            )
+
+        async with self._audit.call("sync", hooks=len(work.numbers)) as facts:
+            await self._admit(NO_OPTIONS)
+            handle = await executor.refetch(SyncPlan(steps), len(work.numbers), gone if refs else None)
+            if handle is not None:
+                facts["sync"] = handle.id
+            return handle
+
+    async def _is_copied(self, schema: Schema, step: Step) -> bool:
+        """Whether a step is about a row, or a collection, of which something was fetched before."""
+        ref = schema.entity(step.entity).ref(step.id or "")
+        if step.operation == "load_collection":
+            state = await self._meta.listing_state(ref, ManyOf(ref.entity, step.names[0]))
+            return state.listed_at is not None
+        key: FieldOf[Any, str] = FieldOf(ref.entity, "id")
+        return await self._engine.query(ref.entity).where(key.eq(ref.id)).count() > 0
+
     # -- freshness -------------------------------------------------------------------------
 
     async def freshness(self, what: str | None = None) -> list[FieldAge]:
@@ -490,6 +676,15 @@ class InstallationRuntime(Runtime):
         if self._live is None:
             raise not_started()
         return self._live
+
+
+def no_hook_secret(info: InstallationInfo, webhook: Webhook) -> HookRefused:
+    """The error of an installation that was not given the secret of its hooks."""
+    return HookRefused(
+        f"{info} has no {webhook.secret.name}, so no hook of its service can be known",
+        hint=f"max connect {info} --update --credential {webhook.secret.name}=env:VARIABLE",
+        status=404,
+    )
 
 
 class _Live(NamedTuple):

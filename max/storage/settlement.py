@@ -46,6 +46,7 @@ from typing import Any, NamedTuple
 from ..errors import LONGEST_WAIT, LeaseLost, NotFound, SuspiciousRemoval, SyncError
 from ..model.delivery import WriteResult
 from ..model.event_log import EventKind
+from ..model.hooks import COUNTED
 from ..model.tasks import (
     BLOCKED,
     CHILDREN_PAGE,
@@ -73,6 +74,7 @@ from .sync_log import FAILURE_COLUMNS, FIRST_ERROR, RETURN_TO_QUEUE, finish_sync
 CHILDREN_BOUND = 2_000  # children of one task that wait at a time
 MAX_CRASHES = 5  # crashes in a row after which a task fails
 SUSPECT_CRASHES = 2  # crashes in a row after which a task runs alone
+NARROW = ("only", COUNTED)  # options of a sync that says nothing of the other rows
 SHORT_WAIT = 10.0  # seconds; a wait that is not longer is no event
 
 TASK_COLUMNS = "id, sync, parent, kind, spec, attempt, tries, crashes"
@@ -202,7 +204,7 @@ class SyncTransaction:
 
     def begin(self, plan: str, root: NewTask, worker: str, schedule: str | None = None) -> None:
         """Store the sync and its task graph, and start the tasks that wait for no other."""
-        narrow = isinstance(root.spec, GroupTask) and bool(root.spec.options.get("only"))
+        narrow = isinstance(root.spec, GroupTask) and not root.spec.options.keys().isdisjoint(NARROW)
         values = (self.sync, plan, Status.RUNNING, SyncCommand.RUN, worker, self.now, int(narrow), schedule)
         self.connection.execute(INSERT_SYNC, values)
         self.beat(worker)

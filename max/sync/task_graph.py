@@ -29,6 +29,7 @@ from typing import Any
 from ..core import SyncOptions
 from ..errors import UsageError
 from ..model.entities import FieldOf, ManyOf, find_name
+from ..model.hooks import COUNTED
 from ..model.inline import inline_collections
 from ..model.loaders import STATIC, Loader, Resolver
 from ..model.plan import Concurrent, Step, SyncPlan
@@ -249,6 +250,23 @@ def named_fields(only: Sequence[str], resolver: Resolver) -> set[FieldOf[Any, An
         names = [find_name(entity, field)] if dot else ["id", *entity.types()]
         found |= {FieldOf(entity, one) for one in names}
     return found
+
+
+def refetch_graph(plan: SyncPlan, resolver: Resolver, hooks: int, *, now: float) -> NewTask:
+    """The task graph of what some hooks ask for: every step as if nothing of it were fresh.
+
+    Nothing is removed at its end: a hook names what is gone.
+    """
+    graph = expand(plan, resolver, SyncOptions(), now=now)
+    steps = tuple(map(_whatever_its_age, graph.children[:-1]))
+    return NewTask(GroupTask(options={COUNTED: hooks}), steps, chained=True)
+
+
+def _whatever_its_age(task: NewTask) -> NewTask:
+    spec: Any = task.spec
+    if isinstance(spec, ListTask | LoadFieldsTask):
+        spec = spec.replace(since=None, covered_by=None)
+    return task._replace(spec=spec, children=tuple(map(_whatever_its_age, task.children)))
 
 
 def retry_graph(failures: Sequence[Failure], *, now: float) -> NewTask:
