@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from max.connecting import Hook, HookChanges, Step
+from max.connecting import Hook, HookChanges, Step, Webhook
 from max.errors import DaemonBusy, HookRefused, LoaderFault
 from max.model.hooks import HookState, PendingHook, collapse
 from max.model.tasks import Status
@@ -414,7 +414,7 @@ def test_a_bug_of_the_function_that_reads_hooks_is_the_connectors_and_stores_not
         with pytest.raises(LoaderFault, match="board: webhook"):
             await one.receive_hook(*signed({"note": "1"}))
 
-    webhook = hooked.Webhook(
+    webhook = Webhook(
         **{**{n: getattr(hooked.WEBHOOK, n) for n in ("secret", "signature", "prefix")}, "changes": wrong}
     )
     using(runtime(Service(), tmp_path / "data.db", webhook=webhook), body)

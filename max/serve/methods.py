@@ -18,6 +18,7 @@ Rule 3: ``@reads`` changes nothing.  ``@writes`` may.  What returns a Stream str
 from __future__ import annotations
 
 import asyncio
+import base64
 import inspect
 import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from ..model.changes import ChangePage, ChangeSummary
     from ..model.event_log import InstallationEvent
     from ..model.health import InstallationHealth
+    from ..model.hooks import HookReceipt
     from ..model.query import QueryPage, RowPage
     from ..model.schedules import ScheduleStatus
     from ..model.schema import Schema
@@ -657,6 +659,25 @@ class Methods:
         """Delete schedules; their names."""
         return await self.project.unschedule(installation, *names)
 
+    # -- what services send ----------------------------------------------------------------------
+
+    @writes
+    async def receive_hook(
+        self,
+        installation: Installation,
+        headers: Annotated[Mapping[str, Any], "of the request of the service, by name"],
+        body: Annotated[str, "the body of that request, as base64"],
+    ) -> HookReceipt:
+        """Take what a service has sent by itself, if it has signed it: what it says is fetched soon."""
+        runtime = await self.project.runtime(installation)
+        names = {name: str(value) for name, value in headers.items()}
+        return await runtime.receive_hook(names, content_of(body))
+
+    @writes
+    async def process_hooks(self, installation: Installation) -> None:
+        """Fetch what was sent and is stored, in the background."""
+        await (await self.project.runtime(installation)).process_hooks()
+
     # -- what happens, and who changed what ---------------------------------------------------
 
     @reads
@@ -751,6 +772,14 @@ class Methods:
 METHODS: Mapping[str, Method] = {
     name: found.method for name, found in vars(Methods).items() if hasattr(found, "method")
 }
+
+
+def content_of(text: str) -> bytes:
+    """The bytes that a text holds as base64; UsageError."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise UsageError(f"the body is no base64: {error}") from error
 
 
 def find_method(name: str) -> Method:
