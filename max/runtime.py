@@ -622,8 +622,8 @@ class InstallationRuntime(Runtime):
         if step.operation == "load_collection":
             state = await self._meta.listing_state(ref, ManyOf(ref.entity, step.names[0]))
             return state.listed_at is not None
-        key: FieldOf[Any, str] = FieldOf(ref.entity, "id")
-        return await self._engine.query(ref.entity).where(key.eq(ref.id)).count() > 0
+        fields: list[FieldOf[Any, Any]] = [FieldOf(ref.entity, name) for name in step.names]
+        return any([await self._meta.synced_at(ref, field) is not None for field in fields])
 
     # -- freshness -------------------------------------------------------------------------
 

@@ -84,6 +84,7 @@ from .github_api import (
     read_error,
 )
 from .github_entities import (
+    ROOT_ID,
     SCHEMA,
     Account,
     Comment,
@@ -103,6 +104,7 @@ from .github_entities import (
     User,
 )
 from .github_sign_in import INSTALLED, OAUTH, PRIVATE_KEY, TOKEN, app_tokens
+from .github_webhook import WEBHOOK, WEBHOOK_SECRET
 
 __all__ = [
     "Account",
@@ -127,7 +129,6 @@ __all__ = [
 Given: TypeAlias = Mapping[FieldOf[Any, Any], object]  # values that come with no row
 NOTHING: Given = {}
 E = TypeVar("E", bound=Entity)
-ROOT_ID = "account"
 DAY = timedelta(days=1)
 OVERLAP = timedelta(minutes=1)  # by which GitHub may show a change later than it dates it
 PEOPLE = ("user", "author", "committer", "creator", "owner", "merged_by")
@@ -653,7 +654,8 @@ connector = Connector(
     initialise=initialise,
     config=GithubConfig,
     hosts=["{base_url}"],
-    credentials=[TOKEN, PRIVATE_KEY, *OAUTH.credentials],
+    credentials=[TOKEN, PRIVATE_KEY, *OAUTH.credentials, WEBHOOK_SECRET],
+    webhook=WEBHOOK,
     onboarding=[
         SecretInput(TOKEN, "Personal access token, classic or fine-grained; leave empty to use a GitHub App"),
         RunCode(choose_method),

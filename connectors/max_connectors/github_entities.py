@@ -16,6 +16,7 @@ from enum import StrEnum
 from max.connecting import Entity, Field, Json, Many, Ref, Schema
 
 Row = Mapping[str, Json]  # an object of GitHub's
+ROOT_ID = "account"
 
 
 class State(StrEnum):

@@ -64,6 +64,8 @@ from max.connecting import (
     sources_of,
 )
 
+from .linear_webhook import WEBHOOK_SECRET, webhook
+
 ROOT_ID = "workspace"  # a credential belongs to exactly one
 
 # -- entities ----------------------------------------------------------------------------
@@ -837,7 +839,8 @@ connector = Connector(
     initialise=initialise,
     config=LinearConfig,
     hosts=["{base_url}"],
-    credentials=[API_KEY, *OAUTH.credentials],
+    credentials=[API_KEY, *OAUTH.credentials, WEBHOOK_SECRET],
+    webhook=webhook(LinearOrganization, ROOT_ID),
     onboarding=[
         SecretInput(API_KEY, "Personal API key (Settings, Security & access); leave empty to use OAuth"),
         RunCode(choose_method),
