@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from ..core import SyncOptions, in_thread, logger
 from ..errors import Interrupted, MaxError, StorageError, SyncError, SyncRunning
+from ..installations.actor import acting_as
 from ..model.schedules import Outlook, Schedule, ScheduleStatus, Turn
 from ..model.tasks import Status
 from ..query import schedules
@@ -168,7 +169,8 @@ class Scheduler:
         if found is None or found.turn is not Turn.FIRE:
             return
         try:
-            problem = await self._problem(info, one.schedule, found)
+            with acting_as(f"schedule:{name}"):
+                problem = await self._problem(info, one.schedule, found)
         except asyncio.CancelledError:
             await self._give_up(path, name)
             raise

@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from max import Project, Scheduler, ScheduleStatus, SyncOptions
+from max.installations.audit import audit_rows
 from max.model.tasks import Status, SyncRun
 from tests.daemons import PATIENCE, ROOT
 
@@ -111,6 +112,8 @@ def test_a_scheduled_sync_runs_and_its_record_says_which_schedule_began_it(tmp_p
             await settled(project, scheduler)
             (run,) = world.runs(project)
             assert (run.status, run.schedule) == (Status.COMPLETED, "default")
+            (row,) = [one for one in audit_rows(project.folder) if one.action == "sync"]
+            assert (row.via, row.outcome) == ("schedule:default", "done")
             (status,) = await project.schedules()
             await until(lambda: scheduler.next_at == status.outlook.at)
             assert status.last is not None
