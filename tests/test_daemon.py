@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from pathlib import Path
+from shutil import rmtree
 
 import pytest
 
 from max import __version__
-from max.daemon import Daemon
+from max.core import in_thread
+from max.daemon import Daemon, DaemonOptions
 from max.errors import DaemonRunning
 from max.installations.project_folder import ProjectFolder
+from max.serve.client import Client
+from max.serve.daemon_folder import DaemonFolder
 
 
 @pytest.fixture
@@ -51,3 +56,66 @@ def test_a_second_daemon_of_the_project_is_refused_and_changes_nothing(
         await first.stop()
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "lost", ["daemon.pid", "project.json", "daemon.sock", "the folder", "the short folder"]
+)
+def test_whatever_leads_to_a_daemon_is_made_again(
+    project: ProjectFolder, lost: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if lost == "the short folder":  # in which the socket is, where its path would be too long
+        monkeypatch.setenv("MAX_HOME", str(tmp_path / ("long" * 30)))
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+
+    def lose(folder: DaemonFolder) -> None:
+        if lost == "the folder":
+            rmtree(folder.path)
+        elif lost == "the short folder":
+            rmtree(Path(folder.socket).parent)
+        else:
+            Path(folder.file(lost)).unlink()
+
+    async def scenario() -> None:
+        daemon = Daemon(project)
+        await daemon.start()
+        async with Client.at(daemon.lock.socket) as before:
+            await in_thread(lambda: lose(daemon.folder))
+            assert await daemon.look() == ""
+            found = DaemonFolder(project.root)
+            assert (found.is_running(), found.pid(), found.has_socket()) == (True, os.getpid(), True)
+            assert found.description()["root"] == str(project.root)
+            async with Client.at(found.socket) as after:
+                assert await after.installations() == await before.installations() == []
+        await daemon.stop()
+
+    asyncio.run(scenario())
+
+
+def test_a_daemon_without_its_project_has_a_reason_to_end(project: ProjectFolder) -> None:
+    async def scenario() -> str:
+        daemon = Daemon(project)
+        await daemon.start()
+        assert await daemon.look() == ""
+        await in_thread(lambda: rmtree(project.root))
+        reason = await daemon.look()
+        await daemon.stop()
+        return reason
+
+    assert asyncio.run(scenario()) == f"the project {project.root} is gone"
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ({"idle_stop": 5, "http": "127.0.0.1:1", "isolate": False}, DaemonOptions(5.0, "127.0.0.1:1", False)),
+        ({"idle_stop": "soon", "http": 7, "isolate": "no", "later": 1}, DaemonOptions()),
+        (None, DaemonOptions()),
+        ([], DaemonOptions()),
+    ],
+)
+def test_options_are_read_back_and_what_is_unknown_has_its_default(
+    data: object, expected: DaemonOptions
+) -> None:
+    assert DaemonOptions.from_json(data) == expected
+    assert DaemonOptions.from_json(expected.to_json()) == expected

@@ -93,9 +93,10 @@ class DaemonLock:
             os.close(held)
 
     def holds(self) -> bool:
-        """Whether this process can be found as the daemon: its folder and the file in it are there."""
-        held = self._held
-        return held is not None and is_at(held, self.folder.path) and Path(self.folder.file(PID)).exists()
+        """Whether this process can be found as the daemon: its folder and the files in it are there."""
+        held, files = self._held, (PID, DESCRIPTION)
+        known = all(Path(self.folder.file(name)).exists() for name in files)
+        return held is not None and known and is_at(held, self.folder.path)
 
     def renew(self) -> None:
         """Make again what was removed; DaemonRunning when another process is the daemon by now."""

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -209,7 +210,7 @@ def in_background(be: Callable[[Callable[[], None]], None]) -> None:
     report = os.fdopen(os.dup(1), "wb")
 
     def say(data: Mapping[str, Json]) -> None:
-        with report:
+        with suppress(OSError), report:  # the process that waited for it may have been killed
             report.write(json.dumps(data).encode() + b"\n")
 
     try:

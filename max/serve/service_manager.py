@@ -18,7 +18,8 @@ from ..installations.files import replace_file, translated
 from ..installations.home import HOME
 
 NOTIFY, WATCHDOG, WATCHDOG_PID = "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"
-KEPT = (HOME, "MAX_TRUST", "MAX_CONNECTORS", "PYTHONPATH")  # variables that a daemon needs as they are here
+# variables that a daemon needs as they are here: where things are, and what its answers depend on
+KEPT = (HOME, "XDG_DATA_HOME", "MAX_TRUST", "MAX_CONNECTORS", "PYTHONPATH", "TZ")
 WATCHED = 60  # seconds without a sign of life after which systemd restarts the daemon
 ENDING = 15  # seconds that it gives a daemon to end
 
