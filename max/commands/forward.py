@@ -41,6 +41,7 @@ PART = 65_536  # bytes that are read at once
 PROJECT = ".max"  # the folder that makes another one a project
 SENT = ("NO_COLOR", "FORCE_COLOR", "TERM", "COLUMNS", "MAX_OUTPUT")  # variables that an answer depends on
 ALIKE = ("MAX_HOME", "MAX_TRUST", "MAX_CONNECTORS", "XDG_DATA_HOME", "HOME", "SUDO_UID", "TZ")
+NONSENSE = (ValueError, TypeError, LookupError, AttributeError)  # from a message that is none of ours
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
@@ -81,13 +82,14 @@ def ask_daemon(words: Sequence[str], folder: str) -> int | None:
     except OtherVersion as error:
         replace_daemon(project_root(folder), str(error))
         return None
-    except (OSError, Unanswered) as error:
+    except (OSError, Unanswered, *NONSENSE) as error:
         if not printer.began:
             return None
         from ..errors import ConnectionLost
 
+        reason = str(error) if isinstance(error, Unanswered) else "the daemon has ended"
         hint = "run it again; with --direct the daemon is not asked"
-        raise ConnectionLost(f"what was printed is not all: {error}", hint=hint) from None
+        raise ConnectionLost(f"what was printed is not all: {reason}", hint=hint) from None
 
 
 def replace_daemon(root: str, version: str) -> None:

@@ -14,17 +14,17 @@ number of commands, more are refused: their callers run them.
 from __future__ import annotations
 
 import asyncio
-import io
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar, cast
 
-from ..errors import DaemonBusy, RunDirect
+from ..errors import ConnectionLost, DaemonBusy, RunDirect
 from ..installations.project_folder import ProjectFolder
+from ..query.reader import interruptible
 from ..serve.streams import End, Stream
 from .console import CONSOLE, Console
 from .forward import likeness
@@ -36,11 +36,14 @@ if TYPE_CHECKING:
     from ..serve.methods import Parts
     from .framework import Options
 
+T = TypeVar("T")
 MOST = 32  # commands at once, each with a thread and a database
+LOTS = 2  # of parts that the loop has not taken yet
 CHUNK = 16_384  # characters that are sent together
 DELAY = 0.05  # seconds after which less is sent
 PATIENCE = 3_600.0  # seconds that a command waits for its caller to take something
 RETRY = 1.0  # seconds after which another command may have ended
+AGAIN = 0.05  # seconds until what goes on is interrupted once more
 LARGEST = 10_000  # rows, at most, of an answer that is made as a whole
 
 
@@ -80,9 +83,8 @@ class ForwardedCommands:
             raise RunDirect("the daemon was started with other code, another environment or another zone")
         if self._open >= self._most:
             raise DaemonBusy(f"{self._most} commands are running", retry_after=RETRY)
-        outlet = Outlet(self._patience)
-        console = ForwardedConsole(call, self._root, outlet)
-        work = (list(call.words), console, outlet)
+        outlet = Outlet(self._patience, self._ended)
+        work = (list(call.words), ForwardedConsole(call, self._root, outlet), outlet)
         threading.Thread(target=self._work, args=work, name="max-command", daemon=True).start()
         self._open += 1
         try:
@@ -96,14 +98,19 @@ class ForwardedCommands:
         outcome: Future[int] = Future()
         CONSOLE.set(console)
         try:
-            status = self._run(words)
-            outlet.send()
+            with interruptible() as outlet.interrupt:
+                status = self._run(words)
+                outlet.send()
+            if outlet.gave_up:
+                raise Gone
             outcome.set_result(status)
+        except Gone:
+            outcome.set_exception(ConnectionLost(f"nothing of it was read for {self._patience:g} s"))
         except LeftToCaller as error:
             outcome.set_exception(RunDirect(str(error)))
         except BaseException as error:
             outcome.set_exception(error)
-        outlet.end(outcome, self._ended)
+        outlet.end(outcome)
 
     def _ended(self) -> None:
         """A thread is about to end."""
@@ -167,8 +174,13 @@ class ForwardedConsole(Console):
         self._outlet.add("status", str(status))
 
 
-class PartStream(io.TextIOBase):
-    """One of the output streams of a caller."""
+class PartStream:
+    """One of the output streams of a caller: what commands use of a TextIO.
+
+    It is none of ``io``'s: those are flushed when they are freed, in whatever thread that happens.
+    """
+
+    closed = False
 
     def __init__(self, outlet: Outlet, kind: str, columns: int) -> None:
         self._outlet, self._kind, self.columns = outlet, kind, columns
@@ -179,6 +191,9 @@ class PartStream(io.TextIOBase):
     def write(self, text: str) -> int:
         self._outlet.add(self._kind, text)
         return len(text)
+
+    def fileno(self) -> int:
+        raise OSError("the stream is another process's")
 
     def flush(self) -> None:
         if self._kind == "out":
@@ -208,16 +223,19 @@ class ReadingFolder(ProjectFolder):
 class Outlet:
     """What a command writes, on its way from its thread to the event loop.
 
-    The thread adds parts and waits while the loop still has two lots of them; the loop takes them.
+    The thread adds parts, and waits while the loop has not taken those before; ``gave_up`` when it waited
+    for too long.
     """
 
-    def __init__(self, patience: float) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._lots: asyncio.Queue[Parts | Future[int]] = asyncio.Queue(1)
+    def __init__(self, patience: float, ended: Callable[[], None]) -> None:
+        self._loop, self._ended = asyncio.get_running_loop(), ended
+        self._lots: asyncio.Queue[Parts | Future[int]] = asyncio.Queue()
+        self._room = threading.Semaphore(LOTS)
         self._patience = patience
         self._parts: Parts = []
         self._size, self._sent = 0, time.monotonic()
-        self.closed = False
+        self.closed = self.gave_up = self._finished = False
+        self.interrupt: Callable[[], None] = lambda: None  # ends what the command reads
 
     # -- in the thread
 
@@ -235,26 +253,24 @@ class Outlet:
 
     def send(self) -> None:
         """Hand over the parts; Gone when nothing is taken any more."""
-        if self._parts:
-            parts, self._parts, self._size = self._parts, [], 0
-            self._hand_over(parts)
-            self._sent = time.monotonic()
-
-    def end(self, outcome: Future[int], ended: Callable[[], None]) -> None:
-        """Hand over how the command ended, and call ``ended`` in the loop."""
-        with suppress(Gone):
-            self._hand_over(outcome)
-        with suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(ended)
-
-    def _hand_over(self, lot: Parts | Future[int]) -> None:
-        if self.closed:
+        if not self._parts:
+            return
+        parts, self._parts, self._size = self._parts, [], 0
+        if self.closed or self.gave_up:
             raise Gone
-        try:
-            asyncio.run_coroutine_threadsafe(self._lots.put(lot), self._loop).result(self._patience)
-        except (TimeoutError, asyncio.CancelledError, RuntimeError) as error:  # the last: the loop is closed
-            self.closed = True
-            raise Gone from error
+        self.gave_up = not self._room.acquire(timeout=self._patience)
+        if self.closed or self.gave_up:
+            raise Gone
+        self._to_loop(self._lots.put_nowait, parts)
+        self._sent = time.monotonic()
+
+    def end(self, outcome: Future[int]) -> None:
+        """Hand over how the command ended."""
+        self._to_loop(self._finish, outcome)
+
+    def _to_loop(self, function: Callable[[T], None], value: T) -> None:
+        with suppress(RuntimeError):  # the loop is closed: the daemon has ended
+            self._loop.call_soon_threadsafe(function, value)
 
     # -- in the loop
 
@@ -265,10 +281,18 @@ class Outlet:
             if isinstance(lot, Future):
                 yield End(lot.result())
                 return
+            self._room.release()
             yield lot
 
     def close(self) -> None:
-        """Take nothing more: a thread that waits goes on, and learns of it."""
+        """Take nothing more: the command ends with its next line, or with the statement that it waits for."""
         self.closed = True
-        while not self._lots.empty():
-            self._lots.get_nowait()
+        self._room.release()
+        if not self._finished:
+            self.interrupt()
+            self._loop.call_later(AGAIN, self.close)  # it may have been between two statements
+
+    def _finish(self, outcome: Future[int]) -> None:
+        self._finished = True
+        self._ended()
+        self._lots.put_nowait(outcome)

@@ -22,6 +22,7 @@ from ..errors import CursorExpired, HistoryError, MaxError, StorageEmpty, Unknow
 from ..model.entities import Entity, FieldOf, Ref, RefKey
 from ..model.filters import Filter
 from ..model.query import Query, QueryPage, RowPage, columns_of, parse_fields, parse_paths
+from ..storage.sqlite import interruptible as interruptible
 from ..storage.sqlite import reader as read_only
 from ..storage.tables import Tables, refuse_foreign
 

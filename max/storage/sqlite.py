@@ -23,6 +23,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from stat import S_ISREG
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
@@ -66,6 +67,43 @@ class SqliteConnection(sqlite3.Connection):
 
     dialect = DIALECT
     is_immutable = False
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        interrupter = INTERRUPTER.get()
+        if interrupter is not None:
+            interrupter.connections.append(self)
+
+
+class Interrupter:
+    """Ends the statements of the connections that one piece of work has opened, from another thread.
+
+    A statement that runs then fails; one that begins later does not, so that it is called until the
+    work has ended.
+    """
+
+    def __init__(self) -> None:
+        self.connections: list[SqliteConnection] = []
+
+    def __call__(self) -> None:
+        """Interrupt what runs now."""
+        for connection in [*self.connections]:
+            with suppress(sqlite3.ProgrammingError):  # it was closed
+                connection.interrupt()
+
+
+INTERRUPTER: ContextVar[Interrupter | None] = ContextVar("INTERRUPTER", default=None)
+
+
+@contextmanager
+def interruptible() -> Iterator[Interrupter]:
+    """What ends the statements of connections that are opened inside, in this thread."""
+    interrupter = Interrupter()
+    token = INTERRUPTER.set(interrupter)
+    try:
+        yield interrupter
+    finally:
+        INTERRUPTER.reset(token)
 
 
 Work = Callable[[SqliteConnection], T]
