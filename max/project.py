@@ -297,7 +297,7 @@ class Project(Generic[R]):
         UsageError when one does not exist or its value is invalid; nothing is changed then.  A
         runtime in use keeps its former settings.
         """
-        with self.folder.audited("settings", target, **settings):
+        with self.folder.audited("change_settings", target, **settings):
             return self.folder.change_settings(self._info(target), **settings)
 
     async def disconnect(self, target: InstallationInfo | str, *, keep_data: bool = False) -> None:

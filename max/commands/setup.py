@@ -109,7 +109,8 @@ def run_settings(options: Options) -> Answer:
     project, info = options.found_target()
     words = dict(map(setting, options.settings))
     if words:
-        info = project.change_settings(info, **parse_settings(words))
+        with project.audited("change_settings", info):
+            info = project.change_settings(info, **parse_settings(words))
     notes = ["the next sync uses them; a sync that is running keeps the old ones"] if words else []
     data = {"installation": str(info), "settings": settings_json(info.settings)}
     return options.answer(data, partial(settings_text, info), notes)

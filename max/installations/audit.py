@@ -3,8 +3,8 @@
     with audited(folder, "settings", info, history="changes"):
         …
 
-Rule 1: one call leaves one row.  What is called inside of it leaves none of its own, so that every
-layer may say what it changes.  A reading of secrets always leaves one.
+Rule 1: one call leaves one row.  What is called inside of it leaves none of its own, and adds its
+facts, so that every layer may say what it changes.  A reading of secrets always leaves one.
 
 Rule 2: a change is noted before it begins, and has its row before its caller learns of its end.  When the
 audit cannot be written, nothing is changed.  What is changed by a process that is killed in between
@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
@@ -96,10 +96,17 @@ class _Elsewhere:
 _CALL: ContextVar[_Call | _Elsewhere | None] = ContextVar("audited call", default=None)
 
 
-def _is_inside() -> bool:
-    """Whether a call is being recorded."""
+def _outer() -> _Call | _Elsewhere | None:
+    """The call that is being recorded, if any."""
     call = _CALL.get()
-    return call is not None and not call.ended
+    return None if call is None or call.ended else call
+
+
+def _added_to(outer: _Call | _Elsewhere, facts: dict[str, Json]) -> dict[str, Json]:
+    """The facts of a recorded call, with those of one inside of it, which has no row of its own."""
+    kept = outer.facts if isinstance(outer, _Call) else {}
+    kept |= facts
+    return kept
 
 
 @contextmanager
@@ -109,12 +116,14 @@ def audited(
     """Record a change: one row with who, what, when and the outcome.
 
     ``action`` is the name of the method or the command, ``what`` the installation.  What is put into
-    the mapping that it gives is added to the facts.  Without a folder, or inside of another recorded
-    call, nothing is recorded.  StorageError when the audit cannot be written; nothing has begun then.
+    the mapping that it gives is added to the facts.  Inside of another recorded call all facts are
+    added to the row of that one; without a folder nothing is recorded.  StorageError when the audit
+    cannot be written; nothing has begun then.
     """
-    path = None if folder is None or _is_inside() else _file(folder)
+    outer = _outer()
+    path = None if folder is None or outer is not None else _file(folder)
     if folder is None or path is None:
-        yield {}
+        yield {} if outer is None else _added_to(outer, facts)
         return
     call = _Call(path, folder, action, what, facts)
     call.begin()
@@ -139,9 +148,10 @@ async def audited_call(
         call.begin()
         return call
 
-    call = None if folder is None or _is_inside() else await in_thread(begin)
+    outer = _outer()
+    call = None if folder is None or outer is not None else await in_thread(begin)
     if call is None:
-        yield {}
+        yield {} if outer is None else _added_to(outer, facts)
         return
     try:
         with call as added:
@@ -179,6 +189,22 @@ def recorded_elsewhere() -> Iterator[None]:
     finally:
         own.ended = True
         _CALL.set(before)
+
+
+SECRET = ("config", "secrets", "headers", "body")  # arguments of which the names alone are recorded
+
+
+def recordable(arguments: Mapping[str, object]) -> dict[str, Json]:
+    """What the audit may have of a call's arguments: plain values, and of what may hold secrets the names."""
+    found: dict[str, Json] = {}
+    for name, value in arguments.items():
+        if isinstance(value, Mapping):
+            found[name] = sorted(map(str, value))
+        elif name not in SECRET and isinstance(value, str | int | float):
+            found[name] = value
+        elif name not in SECRET and isinstance(value, Sequence) and not isinstance(value, bytes):
+            found[name] = [one for one in value if isinstance(one, str)]
+    return found
 
 
 def record(folder: ProjectFolder, action: str, what: InstallationInfo | str = "", /, **facts: Json) -> None:

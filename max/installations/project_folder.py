@@ -283,7 +283,7 @@ class ProjectFolder:
     def audited(
         self, action: str, what: InstallationInfo | str = "", /, **facts: Json
     ) -> AbstractContextManager[dict[str, Json]]:
-        """Record a change in the project's audit: ``with folder.audited("settings", info):``."""
+        """Record a change in the project's audit: ``with folder.audited("change_settings", info):``."""
         from .audit import audited  # what only reads needs none of it
 
         return audited(self, action, what, **facts)
@@ -425,7 +425,7 @@ class ProjectFolder:
 
         UsageError when one does not exist or its value is invalid; nothing is changed then.
         """
-        with self.audited("settings", info, **settings), self._changing(info) as now:
+        with self.audited("change_settings", info, **settings), self._changing(info) as now:
             update_settings(now.settings, settings)
             kept = read_object(self.file(info)).get("settings") or {}
             if settings:

@@ -266,7 +266,18 @@ class Methods:
         return self._answer(method, {**method.read(given), **asking})
 
     def _answer(self, method: Method, arguments: dict[str, Any]) -> Any:
-        return method.function(self, **arguments)
+        if method.reads or method.streams:  # a sync is recorded by its runtime
+            return method.function(self, **arguments)
+        return self._recorded(method, arguments)
+
+    async def _recorded(self, method: Method, arguments: dict[str, Any]) -> Any:
+        """The answer of a method that writes, which has a row in the audit."""
+        from ..installations.audit import audited_call, recordable
+
+        facts = recordable({n: one for n, one in arguments.items() if n not in ("installation", PROMPTER)})
+        what = str(arguments.get("installation", ""))
+        async with audited_call(self.project.folder, method.name, what, **facts):
+            return await method.function(self, **arguments)
 
     async def _read(self, installation: str, ask: Callable[[Reader], T]) -> T:
         """What one snapshot of an installation answers."""

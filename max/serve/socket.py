@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from ..core import logger
 from ..errors import DaemonError
+from ..installations.actor import acting_as
 from .protocol import Bounds, serve_connection
 
 if TYPE_CHECKING:
@@ -88,7 +89,9 @@ class SocketServer:
             log.warning("a client of user %s was refused", "unknown" if user is None else user)
             writer.transport.abort()
             return
-        task = asyncio.create_task(serve_connection(reader, writer, self.methods, self.bounds))
+        process = peer_process(writer.get_extra_info("socket"))
+        with acting_as("socket", process="" if process is None else f"process {process}"):
+            task = asyncio.create_task(serve_connection(reader, writer, self.methods, self.bounds))
         self._connections.add(task)
         task.add_done_callback(self._connections.discard)
 
@@ -117,6 +120,14 @@ def peer_user(connection: socket.socket) -> int | None:
         found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
         return int(struct.unpack("3i", found)[1])
     return _peer_user_bsd(connection)
+
+
+def peer_process(connection: socket.socket) -> int | None:
+    """The id of the process at the other end; None when the system does not say (Linux alone does)."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return None
+    size = struct.calcsize("3i")
+    return int(struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[0])
 
 
 def _peer_user_bsd(connection: socket.socket) -> int | None:
