@@ -43,7 +43,7 @@ async def invalidated_warm(project: Project[Any]) -> None:
     await (await project.runtime(*ACME)).invalidate("AcmeUser")
 
 
-async def retried(project: Project[Any]) -> None:
+async def retry_what_failed(project: Project[Any]) -> None:
     await (await project.runtime(*ACME)).retry_failed()
 
 
@@ -61,7 +61,7 @@ CALLS: dict[str, Callable[[Project[Any]], Coroutine[Any, Any, object]]] = {
     "pause": paused,
     "cancel": lambda project: project.request("acme:default", "cancel"),
     "sync": synced,
-    "retry_failed": retried,
+    "retry_failed": retry_what_failed,
 }
 
 
