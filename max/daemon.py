@@ -28,6 +28,7 @@ from .project import Project
 from .runtime import LifecycleManager
 from .serve.daemon_folder import LOG, RESUME, SYNCING, DaemonFolder
 from .serve.daemon_lock import DaemonLock, make_private
+from .serve.health_watch import HealthWatch
 from .serve.methods import Methods
 from .serve.scheduler import Scheduler
 from .serve.socket import SocketServer
@@ -99,6 +100,7 @@ class Daemon:
         self.lock = DaemonLock(self.folder, facts)
         self.methods = Methods(self.project, commands)
         self.scheduler = Scheduler(self.project)
+        self.health = HealthWatch(self.project)
         self.socket = SocketServer(Path(), self.methods)
         self.redactor = Redactor()  # of what this process itself must keep out of its log
         self._runtimes = Runtimes(self.project, self.lock)
@@ -110,7 +112,7 @@ class Daemon:
 
     def _parts(self) -> list[Lifecycle]:
         """The services, in the order in which they start."""
-        return [self.lock, self._runtimes, self.scheduler, Listening(self.lock, self.socket)]
+        return [self.lock, self._runtimes, self.scheduler, self.health, Listening(self.lock, self.socket)]
 
     async def start(self) -> None:
         """Become the project's daemon; DaemonRunning when another process is, and nothing changes then."""

@@ -144,7 +144,10 @@ def of_each(
 
 def status_of(project: ProjectFolder, info: InstallationInfo) -> InstallationStatus:
     """An installation's last sync and what it holds."""
+    from ..query.health import health
+
     found = with_schedules(project, contents_of(project, info))
+    found = found._replace(health=health(project.database(info), info, now=time.time()))
     if found.state is None:
         return found
     with read(project, info) as reader:

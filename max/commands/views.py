@@ -32,6 +32,7 @@ from .text import (
 )
 
 if TYPE_CHECKING:
+    from ..model.health import InstallationHealth
     from ..model.schedules import ScheduleStatus
     from ..model.tasks import Failure, SyncResult, SyncRun
     from ..query.reader import SyncState
@@ -57,6 +58,7 @@ RUN = (
 )
 INDENT = 14  # cells before what a line of a status says
 OLD = 86_400.0  # seconds: older data is said to be old
+HEALTH = ("health", "reason", "since")  # of max status
 BECAME = {"created": "new", "updated": "changed", "removed": "removed", "restored": "back"}  # of rows
 SHOWN_FAILURES = 10  # failures that a summary lists; `max runs show` lists all of them
 
@@ -85,7 +87,8 @@ class InstallationStatus(NamedTuple):
 
     ``waiting``: until when all tasks of a running sync wait, and how many they are; ``reason``: why.
     ``state`` is None when there is no database at ``path`` yet, or ``damaged`` one; ``size`` is that of
-    its file, in bytes.  ``idle`` says why its schedules are not followed.
+    its file, in bytes.  ``idle`` says why its schedules are not followed.  ``health`` is None where it
+    was not asked for.
     """
 
     info: InstallationInfo
@@ -99,6 +102,7 @@ class InstallationStatus(NamedTuple):
     damaged: bool = False
     schedules: Sequence[ScheduleStatus] = ()
     idle: str = ""
+    health: InstallationHealth | None = None
 
     def brief(self, now: float) -> list[str]:
         """Its status in a word, when it was last synced as a whole, its rows and the size of its file."""
@@ -135,6 +139,10 @@ class InstallationStatus(NamedTuple):
         if self.state is not None:
             known |= {"complete": self.state.complete, "syncedAt": iso_time(self.state.synced_at)}
         known |= {"database": self.path, "bytes": self.size} if self.path else {}
+        if self.health is not None:
+            from .health import health_json
+
+            known["health"] = {n: v for n, v in health_json(self.health).items() if n in HEALTH}
         if self.schedules:
             from .schedule_view import schedule_json
 
@@ -156,12 +164,22 @@ def status_text(
         due, tasks = status.waiting
         lines.append(f"  waiting     until {until(due, now)}, {counted(tasks, 'task')}")
         lines += [f"              {sanitize(status.reason)}"] if status.reason else []
+    lines += _health_lines(status, now, paint)
     if last.failed:
         lines.append(f"  failures    {number(last.failed)}; list them with: max runs show {last.id}")
     if status.unfinished and last.status != "running":
         lines.append(f"  unfinished  continue with: max resume {info}")
     lines += _schedule_lines(status, now)
     return [*lines, *_data_lines(status, width), *_next_lines(status, now, paint)]
+
+
+def _health_lines(status: InstallationStatus, now: float, paint: Paint) -> list[str]:
+    """What is wrong, where something is."""
+    if status.health is None or status.health.health in ("healthy", "waiting"):
+        return []
+    from .health import health_words
+
+    return [f"  health      {health_words(status.health, now, paint)}"]
 
 
 def _schedule_lines(status: InstallationStatus, now: float) -> list[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 
 import pytest
 
+from max import Project
 from max.core import InstallationInfo
 from max.errors import BadCredentials
 from max.model.health import Health
@@ -14,8 +16,9 @@ from max.model.schedules import Schedule
 from max.model.tasks import Status
 from max.query.health import health, note
 from max.query.schedules import put
+from max.serve.health_watch import HealthWatch
 from max.storage.event_log import events_after
-from max.storage.sqlite import reader
+from max.storage.sqlite import reader, writer
 from tests.command_line import Cli
 from tests.scenes import NAMES, USERS, Source, Stage, named, play, users
 from tests.virtual_time import later, now
@@ -110,3 +113,41 @@ def test_a_file_that_is_no_database_has_failed(cli: Cli, words: list[str]) -> No
     DATA.write_bytes(b"no database, but something else" * 100)
     run = cli(*words)
     assert (run.status, "acme:default  failed: " in run.out) == (1, True), run
+
+
+def test_the_daemon_records_what_changes_by_time_alone_once(tmp_path: Path, cli: Cli) -> None:
+    cli("sync", "acme:default")
+    cli("schedule", "acme:default", "--every", "60s")
+    moment = time.time()
+    watch = HealthWatch(Project.find(tmp_path), clock=lambda: moment)
+    watch.look()
+    assert changes(DATA) == []
+    moment += 1_000
+    watch.look()
+    watch.look()
+    assert changes(DATA) == [("healthy", "degraded")]
+
+
+def test_a_watch_ends_with_its_service_and_may_be_stopped_twice(tmp_path: Path, cli: Cli) -> None:
+    cli("sync", "acme:default")
+
+    async def work() -> set[str]:
+        watch = HealthWatch(Project.find(tmp_path), look=0.001)
+        await watch.start()
+        await asyncio.sleep(0)
+        await watch.stop()
+        await watch.stop()
+        return {task.get_name() for task in asyncio.all_tasks()}
+
+    assert "health" not in asyncio.run(work())
+
+
+def test_max_status_says_what_is_wrong_and_as_json_how_every_installation_is(cli: Cli) -> None:
+    cli("sync", "acme:default")
+    assert "health" not in cli("status").out
+    assert cli("status", "-o", "json").data["data"][0]["health"]["health"] == "healthy"
+    cli("schedule", "acme:default", "--every", "60s")
+    with writer(DATA) as connection:
+        connection.execute("UPDATE _max_sync SET finished_at = finished_at - 1000")
+        connection.execute("UPDATE _max_schedule SET made_at = made_at - 900")
+    assert "  health      degraded: the data is older than its schedule asks for" in cli("status").out
