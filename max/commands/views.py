@@ -41,7 +41,16 @@ if TYPE_CHECKING:
 # The names in the JSON of an installation, of its status and of a sync.
 CONTENTS = ("complete", "syncedAt", "rows", "bytes", "database")
 INSTALLATION = ("installation", "connector", "name", "id", "config", "connectedAt", "status", *CONTENTS)
-INSTALLATION_STATUS = ("installation", "id", "lastSync", "unfinished", "waiting", "schedules", *CONTENTS)
+INSTALLATION_STATUS = (
+    "installation",
+    "id",
+    "lastSync",
+    "unfinished",
+    "waiting",
+    "schedules",
+    "health",
+    *CONTENTS,
+)
 RUN = (
     "id",
     "status",
