@@ -15,6 +15,7 @@ from .compare import compare
 
 BENCHES = (
     "startup",
+    "daemon",
     "mcp",
     "first_sync",
     "mapping",
