@@ -17,6 +17,7 @@ from max.errors import DaemonRunning
 from max.installations.project_folder import ProjectFolder
 from max.serve.client import Client
 from max.serve.daemon_folder import DaemonFolder
+from max.serve.daemon_lock import amend
 
 
 @pytest.fixture
@@ -119,3 +120,20 @@ def test_options_are_read_back_and_what_is_unknown_has_its_default(
 ) -> None:
     assert DaemonOptions.from_json(data) == expected
     assert DaemonOptions.from_json(expected.to_json()) == expected
+
+
+@pytest.mark.parametrize("restarted", [True, False])
+def test_only_a_restart_goes_on_with_what_was_under_way(project: ProjectFolder, restarted: bool) -> None:
+    project.add("acme", None, {}, {}, now=0.0)
+
+    async def scenario() -> None:
+        await in_thread(lambda: amend(DaemonFolder(project.root), syncing=["acme:default"], resume=restarted))
+        daemon = Daemon(project, DaemonOptions(isolate=False))
+        await daemon.start()
+        resuming = [one for one in asyncio.all_tasks() if one.get_name() == "resume acme:default"]
+        await asyncio.gather(*resuming)
+        assert len(resuming) == len(daemon.project.list_runtimes()) == restarted
+        await daemon.stop()
+        assert daemon.folder.description().get("resume") is None
+
+    asyncio.run(scenario())

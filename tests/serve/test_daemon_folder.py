@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,8 @@ from max.installations.home import home_folder
 from max.installations.project_folder import ProjectFolder
 from max.serve.daemon_folder import LONGEST, DaemonFolder, digest
 from max.serve.daemon_lock import DaemonLock
-from max.storage.leases import new_worker
+from max.serve.daemon_process import send_signal, stop
+from max.storage.leases import new_worker, process_start
 
 LIGHT = """
 import sys
@@ -143,3 +146,41 @@ class TestTheLock:
         lock = taken(DaemonFolder("/a/project"))
         assert Path(lock.socket).parent == tmp_path / "t" / f"max-{os.geteuid()}"
         lock.release()
+
+    def test_a_process_that_is_not_the_one_meant_is_left_alone(self, folder: DaemonFolder) -> None:
+        lock = taken(folder)
+        assert not stop(folder, who="host/boot/pid:[1]/4711/99/ab")
+        assert folder.is_running()
+        lock.release()
+
+
+class TestSignals:
+    """Process ids are given again: a signal needs the process's start, too."""
+
+    @pytest.fixture
+    def other(self) -> Iterator[subprocess.Popen[bytes]]:
+        """Another process."""
+        with subprocess.Popen(["sleep", "600"]) as process:
+            yield process
+            process.kill()
+
+    def named(self, process: subprocess.Popen[bytes], *, start: str = "", system: str = "") -> str:
+        """The name of a process, or one with another start or of another system."""
+        host, boot, processes, _, _, serial = new_worker().split("/")
+        began = start or process_start(process.pid)
+        return f"{host}/{system or boot}/{processes}/{process.pid}/{began}/{serial}"
+
+    def test_the_process_that_began_then_gets_it(self, other: subprocess.Popen[bytes]) -> None:
+        assert send_signal(self.named(other), signal.SIGTERM)
+        assert other.wait() == -signal.SIGTERM
+
+    @pytest.mark.parametrize("wrong", [{"start": "17"}, {"system": "another-boot"}])
+    def test_any_other_process_with_its_id_does_not(
+        self, other: subprocess.Popen[bytes], wrong: dict[str, str]
+    ) -> None:
+        assert not send_signal(self.named(other, **wrong), signal.SIGTERM)
+        assert other.poll() is None
+
+    @pytest.mark.parametrize("who", ["", "nonsense", "a/b/c/d/e/f", "host/boot/pid/999999999/1/x"])
+    def test_what_is_no_process_gets_none(self, who: str) -> None:
+        assert not send_signal(who, signal.SIGTERM)

@@ -16,9 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from max.serve.service_manager import Notifier, quoted, service_of, systemd_unit
+from max.serve.service_manager import Notifier, quoted, service_of, systemd_unit, take_notifier
 from tests.daemons import PATIENCE, Home, homed, until
 
+NOTIFYING = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 ODD = '/home/ada/50% "off"/back\\slash/$HOME/ünï/two  spaces'
 COMMAND = ["/usr/bin/true", "-P", "-m", "max", "daemon", "run", "-C", ODD]
 
@@ -159,6 +160,12 @@ class TestNotifying:
                     said = inbox.recv(100)
                 assert said == b"STOPPING=1"
                 process.communicate(timeout=PATIENCE)
+
+    def test_what_a_daemon_starts_does_not_speak_for_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in NOTIFYING:
+            monkeypatch.setenv(name, "1")
+        take_notifier()
+        assert not {*NOTIFYING} & os.environ.keys()
 
     @pytest.mark.parametrize("address", ["", "relative", "/no/such/socket"])
     def test_a_supervisor_that_is_not_there_is_no_failure(self, address: str) -> None:
