@@ -457,6 +457,13 @@ class Reader:
         with self._reading() as connection:
             return quarantined(connection, entity=name, limit=limit)
 
+    def has_hooks(self) -> bool:
+        """Whether hooks are stored that were not worked through."""
+        from ..storage.inbox import due_at
+
+        with self._reading() as connection:
+            return due_at(connection) is not None
+
     def schema_diff(self, schema: Schema, resolver: Resolver, policy: SchemaPolicy) -> MigrationPlan:
         """What an upgrade to a connector's schema would do; nothing is written."""
         from ..storage.schema_evolution import plan

@@ -74,6 +74,8 @@ EXAMPLES: list[tuple[str, dict[str, Any]]] = [
     ("schedules", {}),
     ("switch_schedules", {"installation": ACME, "on": False}),
     ("unschedule", {"installation": ACME}),
+    ("receive_hook", {"installation": ACME, "headers": {"x-signature": "no"}, "body": "e30="}),
+    ("process_hooks", {"installation": ACME}),
     ("events", {"installation": ACME, "after": "beginning", "once": True}),
     ("events", {"installation": ACME, "after": "x", "once": True}),
     ("health", {}),
@@ -193,7 +195,11 @@ class TestEveryMethodOverEveryTransport:
                     worked[name] = worked[name] or not isinstance(last, MaxError)
             return worked
 
-        assert [name for name, fine in asyncio.run(run()).items() if not fine] == ["request", "command"]
+        assert [name for name, fine in asyncio.run(run()).items() if not fine] == [
+            "request",
+            "receive_hook",
+            "command",
+        ]
 
 
 class Recorder:
