@@ -74,7 +74,7 @@ def test_a_signed_hook_is_answered_200_when_it_is_on_the_disk(tmp_path: Path) ->
     using(tmp_path, body)
 
 
-def test_who_is_not_known_learns_nothing_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_forger_learns_nothing_and_leaves_nothing(tmp_path: Path) -> None:
     async def body(project: Project[Any], hooks: Hooks) -> None:
         headers, content = request({"note": "1"})
         wrong = {**headers, "x-board-signature": "sha256=" + "0" * 64}
@@ -122,12 +122,12 @@ class Full(Methods):
     """Methods that cannot take a hook."""
 
     def __init__(self, error: Exception | None = None) -> None:
-        self.error, self.let_go = error, asyncio.Event()
+        self.error, self.released = error, asyncio.Event()
 
     async def receive_hook(self, *given: Any, **named: Any) -> HookReceipt:
         if self.error is not None:
             raise self.error
-        await self.let_go.wait()
+        await self.released.wait()
         return HookReceipt("stored", 1)
 
 
@@ -154,7 +154,7 @@ def test_only_so_many_hooks_are_taken_at_once(tmp_path: Path) -> None:
         taking = [asyncio.create_task(hooks.receive(BOARD, *request({}))) for _ in range(AT_ONCE)]
         await asyncio.sleep(0)
         assert (await hooks.receive(BOARD, *request({}))).status == 503
-        methods.let_go.set()
+        methods.released.set()
         assert {answer.status for answer in await asyncio.gather(*taking)} == {200}
         assert (await hooks.receive(BOARD, *request({}))).status == 200
 
