@@ -24,10 +24,23 @@ import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from functools import cached_property, wraps
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar, cast, get_args, get_origin
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    TypeAlias,
+    TypeVar,
+    cast,
+    get_args,
+    get_origin,
+)
 
 from ..core import in_thread
 from ..errors import RunDirect, UsageError
+from ..installations.actor import Actor, actor
+from ..model.middleware import Middleware, around
 from ..model.values import Json
 from .arguments import Parameter, check_names, input_schema
 from .streams import End, Stream
@@ -212,14 +225,14 @@ def _declared(method: Method) -> Any:
 
         @wraps(method.function)
         def stream(self: Methods, *given: object, **named: object) -> Any:
-            return self._answer(method, arguments(given, named))
+            return self._call(method, arguments(given, named))
 
         stream.method = method  # type: ignore[attr-defined]  # read by METHODS
         return stream
 
     @wraps(method.function)
     async def call(self: Methods, *given: object, **named: object) -> Any:
-        return await self._answer(method, arguments(given, named))
+        return await self._call(method, arguments(given, named))
 
     call.method = method  # type: ignore[attr-defined]  # read by METHODS
     return call
@@ -244,11 +257,35 @@ Columns = Annotated[str | Sequence[str], "fields, also through refs: name,assign
 SyncId = Annotated[str, "the sync's id, or its beginning"]
 
 
-class Methods:
-    """A project's methods, answered here; ``Client`` has the same and asks another process."""
+# As a stream, such as a sync; and who cannot sign a hook must not make the audit grow.
+RECORDED_BY_RUNTIMES = ("receive_hook", "process_hooks")
 
-    def __init__(self, project: Project, commands: Callable[..., Stream[Parts, int]] | None = None) -> None:
-        self.project, self._commands = project, commands
+
+class MethodCall(NamedTuple):
+    """One call of a method, as middlewares see it: its name, its arguments, and who asks."""
+
+    method: str
+    arguments: Mapping[str, Any]
+    reads: bool
+    by: Actor
+
+
+class Methods:
+    """A project's methods, answered here; ``Client`` has the same and asks another process.
+
+    ``middlewares`` are around every call, and around a stream from its first part to its end.
+    """
+
+    _middlewares: Sequence[Middleware[MethodCall]] = ()
+
+    def __init__(
+        self,
+        project: Project,
+        commands: Callable[..., Stream[Parts, int]] | None = None,
+        *,
+        middlewares: Sequence[Middleware[MethodCall]] = (),
+    ) -> None:
+        self.project, self._commands, self._middlewares = project, commands, tuple(middlewares)
         self.asked = 0  # calls that came over a connection, so far
         self._places = asyncio.Semaphore(WORKING)
 
@@ -263,10 +300,36 @@ class Methods:
         self.asked += 1
         method = find_method(name)
         asking = {PROMPTER: prompter} if method.prompts and prompter is not None else {}
-        return self._answer(method, {**method.read(given), **asking})
+        return self._call(method, {**method.read(given), **asking})
+
+    def _call(self, method: Method, arguments: dict[str, Any]) -> Any:
+        """The answer, inside of the middlewares."""
+        if not self._middlewares:
+            return self._answer(method, arguments)
+        given = {name: value for name, value in arguments.items() if name != PROMPTER}
+        call = MethodCall(method.name, given, method.reads, actor())
+        if method.streams:
+            return Stream(self._surrounded_stream(call, method, arguments))
+        return self._surrounded(call, method, arguments)
+
+    async def _surrounded(self, call: MethodCall, method: Method, arguments: dict[str, Any]) -> Any:
+        async with around(self._middlewares, call):
+            return await self._answer(method, arguments)
+
+    async def _surrounded_stream(
+        self, call: MethodCall, method: Method, arguments: dict[str, Any]
+    ) -> AsyncGenerator[Any, None]:
+        async with around(self._middlewares, call):
+            stream = self._answer(method, arguments)
+            try:
+                async for one in stream:
+                    yield one
+                yield End(await stream.result())
+            finally:
+                await stream.aclose()
 
     def _answer(self, method: Method, arguments: dict[str, Any]) -> Any:
-        if method.reads or method.streams:  # a sync is recorded by its runtime
+        if method.reads or method.streams or method.name in RECORDED_BY_RUNTIMES:
             return method.function(self, **arguments)
         return self._recorded(method, arguments)
 
