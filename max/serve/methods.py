@@ -324,9 +324,10 @@ class Methods:
             try:
                 async for one in stream:
                     yield one
-                yield End(await stream.result())
+                end: End[Any] = End(await stream.result())
             finally:
                 await stream.aclose()
+        yield end  # its reader closes the stream there
 
     def _answer(self, method: Method, arguments: dict[str, Any]) -> Any:
         if method.reads or method.streams or method.name in RECORDED_BY_RUNTIMES:
