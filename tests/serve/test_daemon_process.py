@@ -158,6 +158,35 @@ class TestLife:
         until(lambda: not running.processes())
 
 
+class TestLogs:
+    def test_the_last_lines_are_shown_in_every_format(self, home: Home) -> None:
+        home.max("daemon", "logs")
+        assert "there is no line in" in home.err
+        home.max("daemon", "start")
+        home.max("daemon", "stop")
+        lines = home.log().splitlines()
+        assert len(lines) >= 3
+        assert home.max("daemon", "logs").splitlines() == lines
+        assert home.max("daemon", "logs", "--lines", "1").splitlines() == lines[-1:]
+        rows = home.json("daemon", "logs", "--lines", "2")["data"]
+        assert [(one["level"], one["part"], one["message"]) for one in rows] == [
+            ("INFO", "max.daemon", "ending: SIGTERM"),
+            ("INFO", "max.daemon", "ended"),
+        ]
+        home.max("daemon", "logs", "-f", "-o", "csv", status=2)
+        assert "-f never ends" in home.err
+
+    def test_following_shows_new_lines_at_once_until_ctrl_c(self, running: Home) -> None:
+        with running.begin("daemon", "logs", "-f", "--lines", "1", "-o", "ndjson") as following:
+            assert following.stdout is not None
+            assert "is the daemon of" in json.loads(following.stdout.readline())["message"]
+            running.max("daemon", "stop")
+            assert json.loads(following.stdout.readline())["message"] == "ending: SIGTERM"
+            following.send_signal(signal.SIGINT)
+            following.communicate(timeout=PATIENCE)
+        assert following.returncode == 130
+
+
 def greeting_of(home: Home) -> object:
     return (home.home / "daemons").exists() and greeting(home)
 
