@@ -29,6 +29,7 @@ from .runtime import LifecycleManager
 from .serve.daemon_folder import LOG, RESUME, SYNCING, DaemonFolder
 from .serve.daemon_lock import DaemonLock, make_private
 from .serve.health_watch import HealthWatch
+from .serve.hooks import Hooks
 from .serve.methods import Methods
 from .serve.scheduler import Scheduler
 from .serve.socket import SocketServer
@@ -100,6 +101,7 @@ class Daemon:
         self.lock = DaemonLock(self.folder, facts)
         self.methods = Methods(self.project, commands)
         self.scheduler = Scheduler(self.project)
+        self.hooks = Hooks(self.methods)
         self.health = HealthWatch(self.project)
         self.socket = SocketServer(Path(), self.methods)
         self.redactor = Redactor()  # of what this process itself must keep out of its log

@@ -11,6 +11,7 @@ Rule 3: who is not known learns nothing: the words are the same whatever was wro
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import math
 from collections.abc import Mapping
@@ -66,9 +67,13 @@ class Hooks(Lifecycle):
     def __init__(self, methods: Methods) -> None:
         self._methods = methods
         self._open = 0
+        self._left: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Have left hooks fetched, in the background."""
+        """Have left hooks fetched, in the background; returns at once."""
+        self._left = asyncio.create_task(self._fetch_left(), name="hooks that were left")
+
+    async def _fetch_left(self) -> None:
         project = self._methods.project
         for info in await project.installations():
             with suppress(MaxError):
@@ -76,7 +81,10 @@ class Hooks(Lifecycle):
                     await (await project.runtime(str(info))).process_hooks()
 
     async def stop(self) -> None:
-        """Nothing: what was answered is on the disk."""
+        """Look no further; what was answered is on the disk."""
+        if self._left is not None:
+            self._left.cancel()
+            await asyncio.wait([self._left])
 
     def _has_left(self, installation: str) -> bool:
         with suppress(StorageError), self._methods.project.read(installation) as reader:

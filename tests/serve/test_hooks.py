@@ -48,7 +48,12 @@ def using(folder: Path, body: Callable[[Project[Any], Hooks], Awaitable[Any]]) -
             await (await (await project.runtime(BOARD)).sync()).completion()
             hooks = Hooks(Methods(project))
             await hooks.start()
-            return await body(project, hooks)
+            assert hooks._left is not None
+            await hooks._left
+            try:
+                return await body(project, hooks)
+            finally:
+                await hooks.stop()
 
     return asyncio.run(main())
 
