@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
+from itertools import cycle
 
 import pytest
 
@@ -106,7 +107,8 @@ def test_documented_commands_of_each_kind_are_tried() -> None:
 
 @pytest.mark.parametrize("line", documented())
 def test_a_documented_command_gives_the_same(machine: Machine, line: str) -> None:
-    by = "caller" if " --connector" in line or " -f " in line else "daemon"
+    here = (" --connector", " -f ", " --direct")
+    by = "caller" if any(one in line for one in here) else "daemon"
     check_same(machine, lambda known: machine.max(*shlex.split(line), environment=known), by=by)
 
 
@@ -125,8 +127,9 @@ def test_a_terminal_shows_the_same_at_each_width(machine: Machine, line: str, co
     check_same(machine, lambda known: machine.screen(columns, *shlex.split(line), environment=known))
 
 
-@pytest.mark.parametrize("line", WRONG.strip().splitlines())
-@pytest.mark.parametrize("format", ["text", "json"])
+@pytest.mark.parametrize(
+    ("line", "format"), [*zip(WRONG.strip().splitlines(), cycle(("text", "json")), strict=False)]
+)
 def test_an_error_is_the_same(machine: Machine, line: str, format: str) -> None:
     words = [*shlex.split(line), *([] if "-o" in line else ["-o", format])]
     found = check_same(machine, lambda known: machine.max(*words, environment=known))
