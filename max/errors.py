@@ -62,6 +62,7 @@ them, always ``from error``.
     │   ├── ConnectionLost              the connection ended before the answer
     │   ├── ProtocolError               a message that the other side does not understand
     │   └── MethodFault                 a bug of Max, while a method was answered
+    ├── HttpRefused                 a request over HTTP that no method saw
     └── Interrupted                 stopped by a signal; the state is saved  exit 130
 """
 
@@ -710,6 +711,16 @@ class MethodFault(DaemonError):
     """A bug of Max: a method raised an error that is none of these."""
 
     code = "daemon.fault"
+
+
+class HttpRefused(MaxError):
+    """A request over HTTP that no method saw; ``status`` says why in HTTP's own words."""
+
+    code = "http.refused"
+
+    def __init__(self, status: int, message: str, *, hint: str = "", allow: str = "") -> None:
+        self.status, self.allow = status, allow  # the methods that the address has, for 405
+        super().__init__(message, hint=hint, status=status, allow=allow)
 
 
 class Interrupted(MaxError):

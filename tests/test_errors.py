@@ -15,6 +15,7 @@ from max.errors import (
     CursorExpired,
     DaemonBusy,
     FieldNotLoaded,
+    HttpRefused,
     InvalidAnswers,
     InvalidCursor,
     InvalidEntity,
@@ -54,6 +55,7 @@ SAMPLES: dict[type[MaxError], MaxError] = {
     SyncRunning: SyncRunning("s1", "process 7"),
     ReplayMismatch: ReplayMismatch("t:user:list", '{"page":2}', again=1, left=3, nearest='{"page":1}'),
     DaemonBusy: DaemonBusy("64 calls are open", retry_after=1.5),
+    HttpRefused: HttpRefused(405, "POST alone", allow="POST"),
     QuotaExceeded: QuotaExceeded("too many requests", retry_after=3.5, status=429),
 }
 

@@ -282,7 +282,7 @@ class _Connection:
         await self.fail(503, "there are too many connections: try again in a moment", code="daemon.busy")
 
     async def fail(
-        self, status: int, message: str, *, code: str = "http.invalid", head: bool = False
+        self, status: int, message: str, *, code: str = "http.refused", head: bool = False
     ) -> None:
         """Answer with an error that no app saw, unless an answer has begun, and end the connection."""
         h11 = self.h11
@@ -315,7 +315,7 @@ class _Exchange:
         self._connection, self._conn, self._h11 = connection, connection.conn, connection.h11
         self._request = request
         self._head = b""  # of the answer, until its first bytes are there
-        self._problem = (500, "the server failed before it answered", "http.internal")
+        self._problem = (500, "the server failed before it answered", "daemon.fault")
         self._started = self._complete = False
 
     async def run(self) -> None:
@@ -350,10 +350,10 @@ class _Exchange:
                 elif isinstance(event, h11.EndOfMessage):
                     return {"type": "http.request", "body": b"", "more_body": False}
         except h11.RemoteProtocolError as error:
-            self._problem = (400, f"the body of the request is broken: {error}", "http.invalid")
+            self._problem = (400, f"the body of the request is broken: {error}", "http.refused")
             return {"type": "http.disconnect"}
         except TimeoutError:
-            self._problem = (408, "the body of the request did not come in time", "http.invalid")
+            self._problem = (408, "the body of the request did not come in time", "http.refused")
             return {"type": "http.disconnect"}
         if self._conn.their_state is not h11.ERROR and not self._complete:
             await self._connection.until_disconnected()

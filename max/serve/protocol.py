@@ -34,6 +34,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..core import logger
@@ -304,7 +305,9 @@ class _ServerConnection:
         if not isinstance(name, str) or not isinstance(params, dict):
             raise ProtocolError('"method" is a text, and "params" an object')
         find_method(name)
-        prompter = RemotePrompter(call, self._messages) if message.get("prompts") else None
+        prompter = (
+            RemotePrompter(call.prompts, partial(self._send_prompt, call)) if message.get("prompts") else None
+        )
         try:
             answer = self._methods.answer(name, params, prompter)
             if isinstance(answer, Stream):
@@ -318,6 +321,9 @@ class _ServerConnection:
         except Exception as error:
             log.exception("the method %s failed", name)
             raise fault(name, error) from error
+
+    async def _send_prompt(self, call: _Call, prompt: dict[str, Json]) -> None:
+        await self._messages.send({"id": call.id, "prompt": prompt})
 
     async def _send_event(self, call: _Call, item: Encoded) -> None:
         while call.window is not None and call.window <= 0:
@@ -367,10 +373,17 @@ def fault(name: str, error: Exception) -> MethodFault:
 
 
 class RemotePrompter:
-    """Asks the person at the other end of a connection."""
+    """Asks the person at the other end of a connection.
 
-    def __init__(self, call: _Call, messages: Messages) -> None:
-        self._call, self._messages = call, messages
+    ``waiting`` gets a future for each open question, by its number; ``send`` sends one.
+    """
+
+    def __init__(
+        self,
+        waiting: dict[int, asyncio.Future[Json]],
+        send: Callable[[dict[str, Json]], Awaitable[None]],
+    ) -> None:
+        self._waiting, self._send = waiting, send
         self._number = 0
         self._lines: list[str] = []  # to show before the next question
 
@@ -394,11 +407,9 @@ class RemotePrompter:
 
     async def _ask(self, **prompt: Json) -> Json:
         self._number += 1
-        answer = self._call.prompts[self._number] = asyncio.get_running_loop().create_future()
+        answer = self._waiting[self._number] = asyncio.get_running_loop().create_future()
         lines, self._lines = self._lines, []
-        await self._messages.send(
-            {"id": self._call.id, "prompt": {**prompt, "lines": lines, "number": self._number}}
-        )
+        await self._send({**prompt, "lines": lines, "number": self._number})
         return await answer
 
 

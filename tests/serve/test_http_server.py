@@ -246,7 +246,7 @@ class TestBounds:
     def test_a_head_that_is_too_long_is_431(self, length: int) -> None:
         answer = ask(b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * length + b"\r\n\r\n")
         assert statuses(answer) == [431]
-        assert error_of(answer)["code"] == "http.invalid"
+        assert error_of(answer)["code"] == "http.refused"
 
     def test_a_url_that_is_too_long_is_414(self) -> None:
         assert statuses(ask(b"GET /" + b"y" * 300 + b" HTTP/1.1\r\nHost: x\r\n\r\n")) == [414]
@@ -342,7 +342,7 @@ class TestErrors:
     def test_what_is_no_request_is_400(self, sent: bytes) -> None:
         answer = ask(sent)
         assert statuses(answer) == [400], answer
-        assert error_of(answer)["code"] == "http.invalid"
+        assert error_of(answer)["code"] == "http.refused"
 
     def test_an_encoding_that_no_server_must_know_is_501(self) -> None:
         head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n"
