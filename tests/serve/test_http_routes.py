@@ -1,0 +1,268 @@
+"""The other routes of the HTTP face: its description, figures for monitors, events, MCP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openapi_spec_validator import validate
+from prometheus_client.parser import text_string_to_metric_families
+
+from max.serve.methods import METHODS
+from max.serve.metrics import COUNTERS, GAUGES, exposition
+from tests.serve.clients import META, STATELESS
+from tests.serve.http_face import Face, events_of, run
+
+
+def figures(text: str) -> dict[tuple[str, ...], float]:
+    """The values by name and labels."""
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+class TestDescription:
+    """/openapi.json."""
+
+    def test_it_is_valid_and_has_every_method_with_its_parameters(self, synced: Path) -> None:
+        async def work(face: Face) -> None:
+            found = (await face.client.get("/openapi.json")).json()
+            validate(found)
+            assert {path for path in found["paths"] if path.startswith("/v1/")} == {
+                f"/v1/{n}" for n in METHODS
+            }
+            search = found["paths"]["/v1/search"]["post"]
+            schema = search["requestBody"]["content"]["application/json"]["schema"]
+            assert schema["required"] == ["installation", "entity"]
+            assert schema["properties"]["where"]["description"]
+
+        run(synced, work)
+
+    def test_one_that_only_reads_says_nothing_of_what_writes(self, synced: Path) -> None:
+        async def work(face: Face) -> None:
+            found = (await face.client.get("/openapi.json")).json()
+            assert {p for p in found["paths"] if p.startswith("/v1/")} == {
+                f"/v1/{name}" for name, method in METHODS.items() if method.reads
+            }
+
+        run(synced, work, read_only=True)
+
+
+class TestFigures:
+    """/metrics."""
+
+    def test_p30_the_figures_are_the_counts_of_the_syncs_and_the_text_parses(self, own: Path) -> None:
+        async def work(face: Face) -> None:
+            for _ in range(2):
+                await face.client.post(
+                    "/v1/sync", json={"installation": "acme", "full": True}, headers=JSON_ALONE
+                )
+            answer = await face.client.get("/metrics")
+            assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+            found, runs = figures(answer.text), await face.call("runs", installation="acme")
+            assert len(runs) == 3
+            of = "acme:default"
+            assert found["max_syncs_total", of, "completed"] == 3
+            for operation in runs[0]["requests"]:
+                total = sum(one["requests"].get(operation, 0) for one in runs)
+                assert found["max_requests_total", of, operation] == total > 0
+            for entity in runs[0]["counts"]:
+                stored = await face.call("count", installation="acme", entity=entity)
+                assert found["max_rows", of, entity] == stored
+            assert found["max_data_age_seconds", of] < 600
+            assert found["max_health", of, "healthy"] == found["max_up", of] == 1
+            assert found["max_events_total", of, "sync.ended"] >= 2
+            again = figures((await face.client.get("/metrics")).text)
+            assert again["max_events_total", of, "sync.ended"] == found["max_events_total", of, "sync.ended"]
+            assert again["max_http_responses_total", "200"] > found["max_http_responses_total", "200"]
+
+        run(own, work)
+
+    def test_an_installation_that_cannot_be_read_is_down_and_hides_no_other(self, own: Path) -> None:
+        async def work(face: Face) -> None:
+            info = await face.app.methods.project.connect("acme", "broken")
+            path = face.app.methods.project.folder.database(info)
+            path.write_bytes(b"no database" * 1_000)
+            found = figures((await face.client.get("/metrics")).text)
+            assert (found["max_up", "acme:broken"], found["max_up", "acme:default"]) == (0, 1)
+
+        run(own, work)
+
+    @pytest.mark.parametrize("text", ['"', "\\", "a\nb", "\\n", "ä\u2028", '{}=,"\\\n'])
+    def test_any_text_of_a_label_parses_back(self, text: str) -> None:
+        [family] = text_string_to_metric_families(exposition([("max_up", {"installation": text}, 1.5)]))
+        [sample] = family.samples
+        assert (sample.labels, sample.value) == ({"installation": text}, 1.5)
+
+    def test_every_figure_has_its_words(self) -> None:
+        text = exposition([(name, {}, 1.0) for name in [*GAUGES, *COUNTERS]])
+        families = list(text_string_to_metric_families(text))
+        assert len(families) == len(GAUGES) + len(COUNTERS)
+        assert all(one.documentation for one in families)
+
+
+JSON_ALONE = {"accept": "application/json"}
+
+
+class TestEvents:
+    """/events."""
+
+    def test_p31_reading_after_any_cursor_yields_every_later_event(self, own: Path) -> None:
+        async def work(face: Face) -> None:
+            for _ in range(2):
+                sync = {"installation": "acme", "full": True}
+                await face.client.post("/v1/sync", json=sync, headers=JSON_ALONE)
+            found = await self.read(face, "/events?installation=acme&once=true")
+            numbers = [one.data["number"] for one in found]
+            assert len(found) >= 4
+            assert numbers == sorted(set(numbers))
+            assert all(one.id == one.data["cursor"] for one in found)
+            for place, one in enumerate(found):
+                url = f"/events?installation=acme&once=true&after={one.id}"
+                assert await self.read(face, url) == found[place + 1 :]
+                headers = {"last-event-id": one.id}
+                assert (
+                    await self.read(face, "/events?installation=acme&once=true", headers)
+                    == found[place + 1 :]
+                )
+
+        run(own, work)
+
+    async def read(self, face: Face, url: str, headers: dict[str, str] | None = None) -> list[Any]:
+        async with face.client.stream("GET", url, headers=headers or {}) as answer:
+            assert answer.status_code == 200, await answer.aread()
+            *events, end = [one async for one in events_of(answer)]
+            assert (end.event, end.data) == ("end", {"result": None})
+            return events
+
+    def test_events_come_while_a_sync_runs_and_a_reader_that_waits_delays_it_not(self, own: Path) -> None:
+        async def work(face: Face) -> None:
+            async with face.client.stream("GET", "/events?installation=acme&after=now") as answer:
+                sync = {"installation": "acme", "full": True}
+                done = await face.client.post("/v1/sync", json=sync, headers=JSON_ALONE)
+                assert done.json()["result"]["status"] == "completed"  # and not one event was read
+                async for one in events_of(answer):
+                    if one.data["kind"] == "sync.ended":
+                        assert one.data["sync"] == done.json()["result"]["id"]
+                        break
+
+        run(own, work)
+
+    @pytest.mark.parametrize("after", ["99999", "x"])
+    def test_a_cursor_that_is_none_is_an_error_with_a_status(self, own: Path, after: str) -> None:
+        async def work(face: Face) -> None:
+            answer = await face.client.get(f"/events?installation=acme&after={after}")
+            assert answer.status_code == (410 if after.isdigit() else 400)
+
+        run(own, work)
+
+
+def message(method: str, params: Any, *, id: int = 1) -> Any:
+    return {"jsonrpc": "2.0", "id": id, "method": method, "params": params}
+
+
+class TestMcp:
+    """/mcp, in both eras."""
+
+    async def ask(self, face: Face, method: str, params: Any, headers: dict[str, str]) -> tuple[int, Any]:
+        answer = await face.client.post("/mcp", json=message(method, params), headers=headers)
+        return answer.status_code, answer.json()
+
+    def stateless(self, method: str, name: str = "") -> dict[str, str]:
+        named = {"mcp-name": name} if name else {}
+        return {"mcp-protocol-version": STATELESS, "mcp-method": method, **named}
+
+    def test_a_request_without_a_handshake_is_answered(self, synced: Path) -> None:
+        async def work(face: Face) -> None:
+            method = "tools/call"
+            params = {"name": "count", "arguments": {"entity": "AcmeUser"}, "_meta": META}
+            status, answer = await self.ask(face, method, params, self.stateless(method, "count"))
+            assert (status, answer["result"]["resultType"]) == (200, "complete")
+            total = await face.call("count", installation="acme", entity="AcmeUser")
+            assert answer["result"]["structuredContent"]["total"] == total
+
+        run(synced, work)
+
+    @pytest.mark.parametrize(
+        ("headers", "status", "code"),
+        [
+            ({"mcp-method": "tools/list"}, 400, -32020),
+            ({"mcp-protocol-version": STATELESS}, 400, -32020),
+            ({"mcp-protocol-version": STATELESS, "mcp-method": "tools/call"}, 400, -32020),
+            ({"mcp-protocol-version": STATELESS, "mcp-method": "=?base64?dG9vbHMvbGlzdA==?="}, 200, None),
+            ({"mcp-protocol-version": STATELESS, "mcp-method": "=?base64?!?="}, 400, -32020),
+        ],
+    )
+    def test_headers_that_do_not_say_what_the_body_says_are_400(
+        self, synced: Path, headers: dict[str, str], status: int, code: int | None
+    ) -> None:
+        async def work(face: Face) -> None:
+            found, answer = await self.ask(face, "tools/list", {"_meta": META}, headers)
+            assert (found, answer.get("error", {}).get("code")) == (status, code)
+
+        run(synced, work)
+
+    def test_errors_of_the_protocol_have_their_status(self, synced: Path) -> None:
+        async def work(face: Face) -> None:
+            unknown = await self.ask(face, "no/such", {"_meta": META}, self.stateless("no/such"))
+            assert (unknown[0], unknown[1]["error"]["code"]) == (404, -32601)
+            meta = {**META, "io.modelcontextprotocol/protocolVersion": "2099-01-01"}
+            headers = {"mcp-protocol-version": "2099-01-01", "mcp-method": "tools/list"}
+            newer = await self.ask(face, "tools/list", {"_meta": meta}, headers)
+            assert (newer[0], newer[1]["error"]["code"]) == (400, -32022)
+            for body in (b"{", b"\xff", b"[]"):
+                kind = {"content-type": "application/json"}
+                assert (await face.client.post("/mcp", content=body, headers=kind)).status_code in (200, 400)
+            assert (await face.client.get("/mcp")).status_code == 405
+            assert (await face.client.delete("/mcp")).status_code == 405
+
+        run(synced, work)
+
+    @pytest.mark.parametrize("revision", ["2025-03-26", "2025-06-18", "2025-11-25"])
+    def test_a_client_with_a_handshake_is_answered_and_nothing_is_remembered(
+        self, synced: Path, revision: str
+    ) -> None:
+        async def work(face: Face) -> None:
+            hello = {
+                "protocolVersion": revision,
+                "capabilities": {},
+                "clientInfo": {"name": "c", "version": "1"},
+            }
+            _, answer = await self.ask(face, "initialize", hello, {})
+            assert answer["result"]["protocolVersion"] == revision
+            note = {"jsonrpc": "2.0", "method": "notifications/initialized"}
+            done = await face.client.post("/mcp", json=note, headers={"mcp-protocol-version": revision})
+            assert (done.status_code, done.content) == (202, b"")
+            _, answer = await self.ask(face, "tools/list", {}, {"mcp-protocol-version": revision})
+            assert "resultType" not in answer["result"]
+            assert len(answer["result"]["tools"]) > 5
+            status, _ = await self.ask(face, "tools/list", {}, {"mcp-protocol-version": "1900-01-01"})
+            assert status == 400
+
+        run(synced, work)
+
+    def test_the_tool_that_syncs_is_there_unless_it_only_reads(self, own: Path) -> None:
+        async def work(face: Face) -> None:
+            params = {"name": "sync", "arguments": {"installation": "acme"}}
+            _, answer = await self.ask(face, "tools/call", params, {"mcp-protocol-version": "2025-11-25"})
+            if face.app.read_only:
+                assert answer["error"]["code"] == -32602
+            else:
+                assert answer["result"]["structuredContent"]["summary"]["status"] == "completed"
+
+        run(own, work)
+        run(own, work, read_only=True)
+
+
+def test_ready_says_whether_the_project_can_be_read(own: Path) -> None:
+    async def work(face: Face) -> None:
+        assert (await face.client.get("/ready")).json() == {"status": "ready", "installations": 1}
+        await face.app.stop()
+        answer = await face.client.get("/ready")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "daemon.stopping")
+        assert (await face.client.get("/health")).status_code == 200
+
+    run(own, work)
