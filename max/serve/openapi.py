@@ -47,7 +47,7 @@ def describe(methods: Iterable[Method], version: str) -> Json:
     for path, (verb, about, kind) in OTHER_ROUTES.items():
         operation = {
             "summary": about,
-            "operationId": f"get_{path[1:].partition(chr(46))[0]}",
+            "operationId": f"get_{path[1:].removesuffix('.json')}",
             "responses": _responses(kind),
         }
         paths[path] = {verb: {**operation, **({"security": []} if path == "/health" else {})}}
