@@ -2,8 +2,8 @@
 
 Rule 1: every request has what is needed to answer it.  A client of the handshake era says its revision
 in ``MCP-Protocol-Version``; nothing is remembered of its handshake.  Since 2026-07-28 the body says it, and
-the headers repeat it, the method and the name: where they differ the request is refused, since what
-stands between may have judged it by them.
+the headers repeat it, the method and the name: where they differ the request is refused, since a
+proxy in between may have judged it by them.
 
 Rule 2: there is no stream from the server: GET and DELETE are 405.
 """

@@ -162,7 +162,7 @@ class TestStreams:
 
         run(own, work)
 
-    def test_who_reads_only_json_gets_the_end_of_a_stream_alone(self, own: Path) -> None:
+    def test_a_caller_that_reads_only_json_gets_the_end_of_a_stream_alone(self, own: Path) -> None:
         async def work(face: Face) -> None:
             headers = {"accept": "application/json"}
             answer = await face.client.post("/v1/sync", json={"installation": "acme"}, headers=headers)

@@ -190,7 +190,7 @@ class TestRequests:
         assert b"content-length: 4" in head.lower()
         assert rest.startswith(b"HTTP/1.1 200")
 
-    def test_who_waits_for_100_is_asked_for_the_body_when_the_app_reads_it(self) -> None:
+    def test_a_client_that_waits_for_100_is_asked_for_the_body_when_the_app_reads_it(self) -> None:
         async def work(server: HttpServer, app: Echo) -> None:
             reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
             writer.write(
