@@ -70,6 +70,7 @@ COMMANDS = {
     "llm-bootstrap": ("Query", "guide", "print what an agent should know of this project, in 4 KB"),
     "guide": ("Query", "guide", "the same as llm-bootstrap"),
     "mcp": ("Query", "mcp", "answer an agent's questions over the Model Context Protocol"),
+    "serve": ("Query", "serve", "answer programs over HTTP"),
     "quarantine": ("Query", "migrate", "show invalid rows, which were kept aside"),
     "daemon start": ("Run in the background", "daemon", "start the project's daemon, which keeps it warm"),
     "daemon stop": ("Run in the background", "daemon", "stop it: its syncs pause"),

@@ -26,7 +26,7 @@ from .installations.project_folder import ProjectFolder
 from .model.struct import Struct
 from .project import Project
 from .runtime import LifecycleManager
-from .serve.daemon_folder import LOG, RESUME, SYNCING, DaemonFolder
+from .serve.daemon_folder import HTTP_TOKEN, LOG, RESUME, SYNCING, DaemonFolder
 from .serve.daemon_lock import DaemonLock, make_private
 from .serve.health_watch import HealthWatch
 from .serve.hooks import Hooks
@@ -38,6 +38,7 @@ from .upstream.redaction import Redactor
 if TYPE_CHECKING:
     from .model.values import Json
     from .serve.daemon_log import LogFile
+    from .serve.http_service import HttpService
     from .serve.methods import Parts
     from .serve.service_manager import Notifier
     from .serve.streams import Stream
@@ -105,6 +106,7 @@ class Daemon:
         self.health = HealthWatch(self.project)
         self.socket = SocketServer(Path(), self.methods)
         self.redactor = Redactor()  # of what this process itself must keep out of its log
+        self.http = Http(self) if self.options.http else None
         self._runtimes = Runtimes(self.project, self.lock)
         self._services = LifecycleManager(*self._parts())
         self._asked, self._quiet_since = -1, 0.0  # calls so far, and since when there is no more
@@ -114,7 +116,8 @@ class Daemon:
 
     def _parts(self) -> list[Lifecycle]:
         """The services, in the order in which they start."""
-        return [self.lock, self._runtimes, self.scheduler, self.health, Listening(self.lock, self.socket)]
+        parts: list[Lifecycle] = [self.lock, self._runtimes, self.scheduler, self.health]
+        return [*parts, *([self.http] if self.http else []), Listening(self.lock, self.socket)]
 
     async def start(self) -> None:
         """Become the project's daemon; DaemonRunning when another process is, and nothing changes then."""
@@ -146,7 +149,8 @@ class Daemon:
         """Why it should end, when nothing was asked for long."""
         now, limit = asyncio.get_running_loop().time(), self.options.idle_stop
         asked, self._asked = self._asked, self.methods.asked
-        used = asked != self._asked or self.socket.connections or self.scheduler.next_at is not None
+        connections = self.socket.connections + (self.http.connections if self.http else 0)
+        used = asked != self._asked or connections or self.scheduler.next_at is not None
         if limit is None or used or self.project.syncing():
             self._quiet_since = now
         elif now - self._quiet_since >= limit:
@@ -186,6 +190,35 @@ class Runtimes:
         with suppress(MaxError):
             await in_thread(lambda: self._lock.note(**{SYNCING: [str(one) for one in syncing]}))
         await self._project.stop_all()
+
+
+class Http:
+    """The HTTP face as a service, where the options ask for one.  Its token is in the daemon's folder."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self.service: HttpService | None = None
+
+    @property
+    def connections(self) -> int:
+        """How many clients are connected."""
+        server = self.service.server if self.service else None
+        return server.open_connections if server else 0
+
+    async def start(self) -> None:
+        """Listen; ProjectError when the address is taken, MissingExtra without h11."""
+        from .serve.http_service import HttpService
+
+        host, _, port = (self._daemon.options.http or "").rpartition(":")
+        token = Path(self._daemon.folder.file(HTTP_TOKEN))
+        self.service = HttpService(self._daemon.methods, host.strip("[]"), int(port), token)
+        await self.service.start()
+        log.info("answering at %s; the token is in %s", self.service.address, token)
+
+    async def stop(self) -> None:
+        """End the streams with a word, let what runs end, and listen no more."""
+        if self.service is not None:
+            await self.service.stop()
 
 
 class Listening:

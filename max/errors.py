@@ -100,7 +100,8 @@ new create: init connect
 query: search sql
 repair upgrade: migrate
 retry: sync
-serve server agent: mcp
+agent: mcp
+server http listen: serve
 show view read cat: get
 stop: pause cancel
 version: --version

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from .query.reader import Reader
     from .query.sql import SqlAnswer, Values
     from .runtime import InstallationRuntime
+    from .serve.http_app import HttpApp
     from .storage.schema_diff import MigrationPlan
     from .upstream.operations import Call, FlowController
     from .upstream.recording import UpstreamAccess
@@ -593,6 +594,32 @@ class Project(Generic[R]):
         self._schedule_watchers.discard(wake)
         if not ended:
             self._schedule_watchers.add(wake)
+
+    # -- over HTTP -------------------------------------------------------------------------
+
+    def serve(
+        self,
+        *,
+        token: str | Mapping[str, str],
+        hosts: Sequence[str] = (),
+        origins: Sequence[str] = (),
+        read_only: bool = False,
+    ) -> HttpApp:
+        """The project over HTTP, as an ASGI app for a server that runs in this program.
+
+        ``token`` is what callers send as ``Authorization: Bearer …``, or several by name; UsageError for
+        one that is too short.  ``hosts`` are the names by which the server is addressed, beside those of
+        this machine alone, ``origins`` those of pages that may ask.  The app starts nothing before it is
+        asked; when its host ends, its streams end.  What it started are the project's runtimes, which
+        ``stop_all``, or the end of the ``async with``, stops.
+        """
+        from .serve.http_access import LOOPBACK, Access, Tokens
+        from .serve.http_app import HttpApp
+        from .serve.methods import Methods
+
+        access = Access(Tokens(token), hosts=[*LOOPBACK, *hosts], origins=origins)
+        methods = Methods(cast("Project[Any]", self))
+        return HttpApp(methods, access, read_only=read_only)
 
     # -- runtimes --------------------------------------------------------------------------
 

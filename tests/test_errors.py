@@ -142,6 +142,7 @@ def test_codes_never_change_once_released() -> None:
         "ConnectionLost": "daemon.lost",
         "ProtocolError": "daemon.protocol",
         "MethodFault": "daemon.fault",
+        "HttpRefused": "http.refused",
         "Interrupted": "interrupted",
         "UpstreamError": "upstream",
         "Offline": "upstream.offline",

@@ -224,6 +224,9 @@ MAY_IMPORT = {  # each file or folder of max/, and what it may import of the oth
 }
 
 
+DOORS = {"project": "serve"}  # project.serve() leads upward: what it imports, it imports when it is called
+
+
 class TestLayers:
     """What the files import."""
 
@@ -238,7 +241,14 @@ class TestLayers:
         assert {parts[0] for parts in files} - {"__init__", "__main__"} == MAY_IMPORT.keys()
         for parts in files:
             allowed = {parts[0], "__init__", *MAY_IMPORT.get(parts[0], " ".join(MAY_IMPORT)).split()}
+            allowed |= {DOORS.get(parts[0], parts[0])}
             assert imported(parts) <= allowed, f"{'/'.join(parts)}.py: {imported(parts) - allowed}"
+
+    def test_a_door_imports_what_is_above_it_only_inside_of_a_function(self) -> None:
+        for name, above in DOORS.items():
+            script = f"import sys, max.{name}; print(any(m.startswith('max.{above}.') for m in sys.modules))"
+            done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+            assert done.stdout.strip() == "False", done.stderr
 
     def test_of_the_commands_only_the_test_of_connectors_imports_what_is_for_tests(self) -> None:
         commands = sorted(path.stem for path in (ROOT / "max" / "commands").glob("*.py"))

@@ -94,6 +94,13 @@ def host_and_port(text: str) -> str:
     return text
 
 
+def port_of(option: str, text: str) -> int:
+    """The number of a port; UsageError."""
+    if not text.isdecimal() or int(text) > 65_535:
+        raise UsageError(f"{option}: {text!r} is no port", hint="a number to 65535; 0 picks a free one")
+    return int(text)
+
+
 def configure_daemon_start(parser: Parser) -> None:
     """``max daemon start``."""
     add_daemon_options(parser)

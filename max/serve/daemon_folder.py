@@ -6,6 +6,7 @@
       daemon.pid        its process id; on the second line the name of its process, with its start
       daemon.disabled   no daemon may start while it is there
       daemon.log        0600; daemon.log.1 … are older
+      http.token        0600; what programs show that ask over HTTP
 
 Rule 1: a daemon lives while its process holds the lock of the folder.  The system releases it when the
 process ends, however it ends, so that no file is a sign of life and none that a crash left is in the way.
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 DAEMONS = "daemons"
 DIGITS = 12  # of the digest of the project's root
 SOCKET, PID, DISABLED, LOG = "daemon.sock", "daemon.pid", "daemon.disabled", "daemon.log"
+HTTP_TOKEN = "http.token"  # noqa: S105 - the name of a file
 DESCRIPTION = "project.json"
 # in it: the installations of which a sync was under way at the end, and whether the next daemon resumes them
 SYNCING, RESUME = "syncing", "resume"

@@ -45,7 +45,17 @@ TRIED = {
     "connector check": "connector check acme --no-types",
 }
 # Commands that read, and answer with no rows or with rows of their own shape.
-ROWLESS = {"connector test", "schema", "schema diff", "path", "export", "mcp", "llm-bootstrap", "guide"}
+ROWLESS = {
+    "connector test",
+    "schema",
+    "schema diff",
+    "path",
+    "export",
+    "mcp",
+    "serve",
+    "llm-bootstrap",
+    "guide",
+}
 
 
 def example_of(command: str) -> str:

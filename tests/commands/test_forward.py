@@ -94,9 +94,9 @@ def documented() -> list[str]:
 
 
 def test_each_command_that_reads_is_forwarded_or_is_known_to_need_its_own_process() -> None:
-    """``schema diff`` loads a connector, ``export`` writes files, ``mcp`` is a server of its own."""
+    """``schema diff`` loads a connector, ``export`` writes files, ``mcp`` and ``serve`` are servers."""
     reading = {name for name, (group, _, _) in COMMANDS.items() if group == "Query"}
-    assert reading - FORWARDED == {"schema diff", "export", "mcp"}
+    assert reading - FORWARDED == {"schema diff", "export", "mcp", "serve"}
     assert FORWARDED - reading == {"audit", "health", "status", "runs", "ls"}
 
 

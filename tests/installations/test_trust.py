@@ -98,6 +98,7 @@ WORDS = {  # what each command is called with
     "guide": [],
     "llm-bootstrap": [],
     "mcp": [],
+    "serve": ["--port", "none"],  # it would not end
     "completion": ["bash"],
     "changes": ["mine"],
     "freshness": ["mine"],
