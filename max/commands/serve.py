@@ -92,16 +92,16 @@ def announced(options: Options, service: HttpService) -> list[str]:
 
 async def _until_signal() -> None:
     """Wait for SIGTERM or Ctrl-C; the second one ends the process at once."""
-    loop, told = asyncio.get_running_loop(), asyncio.Event()
+    loop, asked = asyncio.get_running_loop(), asyncio.Event()
 
     def end(number: signal.Signals) -> None:
-        if told.is_set():
+        if asked.is_set():
             os._exit(128 + number)
-        told.set()
+        asked.set()
 
     for number in SIGNALS:
         loop.add_signal_handler(number, end, number)
-    await told.wait()
+    await asked.wait()
 
 
 async def _stop(project: Project, service: HttpService) -> None:

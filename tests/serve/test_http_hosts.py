@@ -123,9 +123,7 @@ def test_an_app_in_another_server_answers_and_leaves_nothing_behind(own: Path) -
                 async with client.stream("GET", "/events?installation=acme") as answer:
                     assert answer.status_code == 200
                     await host.end()
-                    with suppress(
-                        httpx2.RemoteProtocolError
-                    ):  # its host cuts it off before the app hears of it
+                    with suppress(httpx2.RemoteProtocolError):  # its host cuts it off
                         await answer.aread()
         await asyncio.sleep(0)
         assert asyncio.all_tasks() <= tasks
