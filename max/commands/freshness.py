@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Container, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from .framework import Answer, Options, table
@@ -119,13 +120,19 @@ def configure_invalidate(parser: Parser) -> None:
 def run_invalidate(options: Options) -> Answer:
     """Mark stored values as stale, and show what the next sync does about it."""
     from ..query.maintenance import invalidate
+    from .schedule_view import before_schedule
 
     project, info = options.found_target()
     resolver, notes = resolver_of(project, info)
     facts = {"what": list(options.what), "where": options.filter or ""}
     with project.audited("invalidate", info, **facts):
-        path, now = project.writable_database(info), time.time()
-        found = invalidate(path, info, options.what, where=options.filter, resolver=resolver, now=now)
+        path, what = project.writable_database(info), partial(invalidate, resolver=resolver)
+        found = before_schedule(
+            options,
+            project,
+            info,
+            lambda: what(path, info, options.what, where=options.filter, now=time.time()),
+        )
     data = {
         "installation": str(info),
         "invalidated": [

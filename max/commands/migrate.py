@@ -68,6 +68,7 @@ def run_migrate(options: Options) -> Answer:
 def migrated(options: Options, *, dry_run: bool) -> tuple[InstallationInfo, MigrationPlan]:
     """What was done to an installation's data, or with ``dry_run`` what would be."""
     from ..query.maintenance import migrate
+    from .schedule_view import before_schedule
 
     project, info = options.found_target()
     connector = project.registry.resolve(info.connector)
@@ -75,7 +76,8 @@ def migrated(options: Options, *, dry_run: bool) -> tuple[InstallationInfo, Migr
     if dry_run:
         return info, migrate(project.database(info), info, *declared, dry_run=True)
     with project.audited("migrate", info):
-        return info, migrate(project.writable_database(info), info, *declared)
+        path = project.writable_database(info)
+        return info, before_schedule(options, project, info, lambda: migrate(path, info, *declared))
 
 
 def plan_json(info: InstallationInfo, found: MigrationPlan) -> dict[str, Json]:

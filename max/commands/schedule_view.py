@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, TypeVar
 
 from ..model.schedules import USUAL, Turn
 from ..model.values import Json
+from .terminal import print_note
 from .text import iso_time, sanitize, until
 
 if TYPE_CHECKING:
+    from ..core import InstallationInfo
     from ..installations.project_folder import ProjectFolder
     from ..model.schedules import ScheduleStatus
+    from ..model.tasks import SyncRun
+    from .framework import Options
+
+T = TypeVar("T")
 
 SCHEDULE = (  # the names in the JSON of a schedule
     "installation",
@@ -97,6 +104,30 @@ def status_words(status: ScheduleStatus, now: float) -> str:
     """What ``max status`` says of a schedule."""
     name = "" if status.schedule.name == USUAL else f"{status.schedule.name}, "
     return f"{sanitize(name + timing_words(status))}: {state_words(status, now)}"
+
+
+def before_schedule(
+    options: Options, project: ProjectFolder, info: InstallationInfo, work: Callable[[], T]
+) -> T:
+    """Do what no sync may disturb: a scheduled one has to stop for it, which is said on stderr."""
+    from ..errors import SyncRunning
+    from ..query.schedules import running_sync, stop_running
+
+    try:
+        return work()
+    except SyncRunning:
+        found = running_sync(project.database(info), None, now=time.time())
+        if found is None:
+            raise
+    if not options.quiet:
+        print_note(waiting_words(info, found[0], "stop"))
+    stop_running(project.writable_database(info), info, found[0])
+    return work()
+
+
+def waiting_words(info: InstallationInfo, run: SyncRun, what: str) -> str:
+    """For what a command waits: ``what`` is stop or end."""
+    return f"waiting for the scheduled sync {run.id} of {info} to {what}"
 
 
 def daemon_note(project: ProjectFolder) -> str:

@@ -30,6 +30,7 @@ from .console import console
 from .foreground import Begin, Foreground
 from .framework import Answer, Options, only_target, paint, readers
 from .parser import Parser
+from .schedule_view import waiting_words
 from .terminal import is_terminal, line_width, print_note
 from .text import counted, sanitize
 from .views import result_json, summary
@@ -278,7 +279,7 @@ def tell_of_schedule(options: Options, project: ProjectFolder, info: Installatio
     found = running_sync(project.database(info), asked, now=time.time())
     if found is not None and not options.quiet:
         run, is_same = found
-        print_note(f"waiting for the scheduled sync {run.id} of {info} to {'end' if is_same else 'stop'}")
+        print_note(waiting_words(info, run, "end" if is_same else "stop"))
 
 
 def ended(

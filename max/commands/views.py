@@ -329,7 +329,8 @@ def _ended(result: SyncResult, paint: Paint) -> str:
     took = _took_at_once(result)
     changes = f": {changed_rows(_all_changed(result))}" if result.changed else ""
     timing = f" in {took}" if took else ", resumed" if result.resumed else ""
-    return f"{paint.status(result.status)}{timing}{changes} (sync {result.id})"
+    by = f", begun by the schedule {sanitize(result.schedule)}" if result.schedule else ""
+    return f"{paint.status(result.status)}{timing}{changes} (sync {result.id}{by})"
 
 
 def _took_at_once(result: SyncResult) -> str:

@@ -6,17 +6,22 @@ schedules and no data.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from ..core import InstallationInfo
-from ..errors import UsageError
+from ..errors import SyncError, UsageError
 from ..model.schedules import Outlook, Schedule, ScheduleStatus, Turn
-from ..model.tasks import Status, SyncRun
+from ..model.tasks import Status, SyncCommand, SyncRun
 from ..model.values import Json
 from ..storage import schedules as stored
 from ..storage.sqlite import reader, writer
 from ..storage.sync_log import options_of, unfinished_runs
+from .maintenance import request
+
+LOOK = 0.1  # seconds between two looks at a sync of another process that is to stop
 
 
 def statuses(path: Path, info: InstallationInfo, *, now: float) -> list[ScheduleStatus]:
@@ -87,6 +92,14 @@ def running_sync(
             if run.status is Status.RUNNING and run.schedule:
                 return run, options is not None and options_of(connection, run.id) == dict(options)
     return None
+
+
+def stop_running(path: Path, info: InstallationInfo, run: SyncRun) -> None:
+    """Cancel a scheduled sync, in any process, and wait until it has stopped; what it stored stays."""
+    with suppress(SyncError):  # it has just ended
+        request(path, info, SyncCommand.CANCEL, now=time.time())
+    while (found := running_sync(path, None, now=time.time())) is not None and found[0].id == run.id:
+        time.sleep(LOOK)
 
 
 def no_schedule(info: InstallationInfo) -> UsageError:

@@ -451,6 +451,26 @@ def test_a_command_says_for_which_scheduled_sync_of_another_process_it_waits(
     asyncio.run(scenario())
 
 
+def test_an_invalidation_has_a_scheduled_sync_of_another_process_stop(tmp_path: Path) -> None:
+    world = World(tmp_path / "p")
+
+    async def scenario() -> None:
+        async with world.open() as project, world.scheduler(project):
+            world.hold()
+            await scheduled(project)
+            await until(lambda: "1" in world.pages())
+            (run,) = world.runs(project)
+            status, out, err = await ended(max_in(world, "invalidate", "flaky", "Thing"))
+            assert (status, f"waiting for the scheduled sync {run.id} of flaky:one to stop" in err) == (
+                0,
+                True,
+            )
+            assert "Thing" in out
+            assert world.runs(project)[0].status is Status.CANCELLED
+
+    asyncio.run(scenario())
+
+
 FOLLOW = """
 import asyncio, sys
 from max import Project, Scheduler
