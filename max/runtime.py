@@ -292,9 +292,10 @@ class InstallationRuntime(Runtime):
     ) -> SyncHandle:
         async with self._lock("sync"):
             (installation, executor), options = self._at_work(), self.recording.sync_options(options)
-            if executor.running is not None and (await executor.running.status()).status.final:
+            before = executor.running
+            if before is not None and (await before.status()).status.final:
                 with suppress(MaxError):  # it has ended and tidies up: there is nothing to join
-                    await executor.running.completion()
+                    await before.completion()
             if schedule is None:
                 await self._displace_schedule(executor, options)
             elif executor.running is not None and await self._is_of_hooks(executor.running.id):
