@@ -65,7 +65,7 @@ class TaggedJson:
         return self._number(value) if kind in (int, float) else value
 
     def _encode_mapping(self, value: Mapping[Any, Any]) -> Json:
-        if all(type(key) is str and not key.startswith("$") for key in value):
+        if has_plain_keys(value):
             return {self._key(key): self._encode(one) for key, one in value.items()}
         return {"$dict": [[self._encode(key), self._encode(one)] for key, one in value.items()]}
 
@@ -117,11 +117,16 @@ class TaggedJson:
         raise NotImplementedError
 
 
+def has_plain_keys(value: Mapping[Any, Any]) -> bool:
+    """Whether a mapping can be an object: its keys are texts that name no tag."""
+    return all(type(key) is str and not key.startswith("$") for key in value)
+
+
 def canonical(value: Json) -> str:
-    """JSON data as a text that equal data share."""
+    """JSON data as text, the same text for equal data."""
     import json
 
-    return json.dumps(value, sort_keys=True)
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
 def is_data(kind: type) -> bool:

@@ -10,12 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import math
-from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator, Mapping
-from datetime import date, datetime
-from datetime import time as time_of_day
-from decimal import Decimal
 from enum import Enum
 from types import MappingProxyType
 from typing import Any
@@ -27,28 +22,20 @@ from ..model.mapping import MappedRows
 from ..model.query import Batch, Page
 from ..model.schema import Schema
 from ..model.struct import Struct
+from ..model.tagged_json import TaggedJson, field_names, has_plain_keys, is_data
 from ..model.values import InvalidValue, Json
 from .credentials import Secret
 from .operations import AnyOperation
-from .recording_file import canonical
 from .redaction import MARK, SECRET_KEYS, SHORTEST, Redactor
 
-# JSON values are written as they are.  Everything else is an object whose first key begins with "$".
-
-AS_TEXT: Mapping[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] = {
-    "$datetime": (datetime, datetime.isoformat, datetime.fromisoformat),
-    "$date": (date, date.isoformat, date.fromisoformat),
-    "$time": (time_of_day, time_of_day.isoformat, time_of_day.fromisoformat),
-    "$decimal": (Decimal, str, Decimal),
-}
-AS_LIST: Mapping[str, type] = {"$tuple": tuple, "$set": set, "$frozenset": frozenset}
-TAGS = {kind: tag for tag, kind in [*((tag, one[0]) for tag, one in AS_TEXT.items()), *AS_LIST.items()]}
 OF_ALL_ERRORS = inspect.signature(UpstreamError.__init__).parameters.keys()
 OURS: Mapping[str, type] = {one.__name__: one for one in (Page, Batch, PageRequest)}
 
 
-class Codec:
+class Codec(TaggedJson):
     """Encodes and decodes the values of one operation; ``redactor`` removes secrets on the way."""
+
+    lists, objects = (list, MappedRows), (dict, MappingProxyType)
 
     def __init__(self, operation: AnyOperation, schema: Schema, redactor: Redactor) -> None:
         self._name, self._schema, self._redactor = operation.name, schema, redactor
@@ -70,45 +57,32 @@ class Codec:
         So a later version of the connector, whose inputs have more fields, has equal inputs.
         """
         kind = type(value)
-        if _is_data(kind):
+        if is_data(kind):
             defaults = _defaults(kind)
-            fields = ((name, getattr(value, name)) for name in _field_names(kind))
+            fields = ((name, getattr(value, name)) for name in field_names(kind))
             return {n: self.encode(v) for n, v in fields if n not in defaults or defaults[n] != v}
         return self.encode(value)
 
-    def _encode(self, value: Any) -> Json:
-        kind = type(value)
-        if value is None or kind is bool:
-            return value
-        if kind is str:
-            return self._redactor.text(value)
-        if kind is float and not math.isfinite(value):
-            return {"$float": repr(value)}
-        if kind in (int, float):
-            return self._redactor.number(value)
-        if kind in (list, MappedRows):
-            return [self._encode(one) for one in value]
-        if kind in (dict, MappingProxyType):
-            return self._encode_mapping(value)
-        return self._encode_tagged(kind, value)
+    def _text(self, value: str) -> Json:
+        return self._redactor.text(value)
+
+    def _number(self, value: float) -> Json:
+        return self._redactor.number(value)
+
+    def _bytes(self, value: bytes) -> bytes:
+        return self._redactor.bytes(value)
+
+    def _key(self, key: str) -> str:
+        return self._redactor.text(key)
 
     def _encode_mapping(self, value: Mapping[Any, Any]) -> Json:
-        if not all(type(key) is str and not key.startswith("$") for key in value):
-            return {"$dict": [[self._encode(key), self._encode(one)] for key, one in value.items()]}
-        for key in SECRET_KEYS & value.keys():
-            if isinstance(value[key], str) and len(value[key]) >= SHORTEST:
-                self._redactor.learn(value[key])
-        return {self._redactor.text(key): self._encode(one) for key, one in value.items()}
+        if has_plain_keys(value):
+            for key in SECRET_KEYS & value.keys():
+                if isinstance(value[key], str) and len(value[key]) >= SHORTEST:
+                    self._redactor.learn(value[key])
+        return super()._encode_mapping(value)
 
-    def _encode_tagged(self, kind: type, value: Any) -> Json:
-        tag = TAGS.get(kind, "")
-        if tag in AS_TEXT:
-            return {tag: AS_TEXT[tag][1](value)}
-        if tag in AS_LIST:
-            inside = [self._encode(one) for one in value]
-            return {tag: inside if kind is tuple else sorted(inside, key=canonical)}
-        if kind is bytes:
-            return {"$bytes": b64encode(self._redactor.bytes(value)).decode()}
+    def _encode_other(self, kind: type, value: Any) -> Json:
         if kind is Secret:
             self._redactor.learn(value.reveal())
             return {"$secret": MARK}
@@ -131,11 +105,11 @@ class Codec:
             raise self._refused(f"an instance of {name}, a class outside of the operation's own module")
         if issubclass(kind, Enum):
             return {"$enum": name, "name": value.name}
-        if not _is_data(kind):
+        if not is_data(kind):
             raise self._refused(f"an instance of {name}, a class without declared fields")
         return {
             "$data": name,
-            "fields": {one: self._encode(getattr(value, one)) for one in _field_names(kind)},
+            "fields": {one: self._encode(getattr(value, one)) for one in field_names(kind)},
         }
 
     def encode_error(self, error: BaseException) -> Json:
@@ -163,16 +137,9 @@ class Codec:
         except RecursionError as error:
             raise self._refused("a value that is nested too deep") from error
 
-    def _decode(self, data: Json) -> Any:
-        if isinstance(data, list):
-            return [self._decode(one) for one in data]
-        if not isinstance(data, dict):
-            return data
-        tag = next(iter(data), "")
-        if not tag.startswith("$"):
-            return {key: self._decode(one) for key, one in data.items()}
+    def _decoding(self, tag: str, data: Json, make: Callable[[], Any]) -> Any:
         try:
-            return self._decode_tagged(tag, data[tag], data)
+            return make()
         except (RecordingError, RecursionError):
             raise
         except Exception as error:  # whatever a class says about values that it never had
@@ -182,16 +149,9 @@ class Codec:
                 operation=self._name,
             ) from error
 
-    def _decode_tagged(self, tag: str, inside: Json, data: Json) -> Any:
-        if tag in AS_TEXT:
-            return AS_TEXT[tag][2](inside)
-        if tag in AS_LIST:
-            return AS_LIST[tag](self._decode(one) for one in inside)
+    def _decode_other(self, tag: str, inside: Json, data: Json) -> Any:
         decoders: dict[str, Callable[[], Any]] = {
-            "$float": lambda: float(inside),
-            "$bytes": lambda: b64decode(inside),
             "$secret": lambda: Secret(inside),
-            "$dict": lambda: {self._decode(key): self._decode(one) for key, one in inside},
             "$ref": lambda: self._decode_ref(RefKey.parse(inside)),
             "$error": lambda: decode_error(self._decode(inside)),
             "$invalid": lambda: InvalidValue(*map(self._decode, inside)),
@@ -211,8 +171,8 @@ class Codec:
         return entity(**{field: self._decode(one) for field, one in values.items() if field in known})
 
     def _decode_instance(self, name: str, fields: Json) -> Any:
-        kind = self._class_of(name, _is_data)
-        known = _field_names(kind)
+        kind = self._class_of(name, is_data)
+        known = field_names(kind)
         return kind(**{field: self._decode(one) for field, one in fields.items() if field in known})
 
     def _class(self, name: str) -> Any:
@@ -238,19 +198,6 @@ class Codec:
         if found is None or found is not (expected or found):
             raise self._refused(f"the entity {name}, which is not in the connector's schema")
         return found
-
-
-def _is_data(kind: type) -> bool:
-    """Whether a class consists of fields: a dataclass, a named tuple or a Struct."""
-    named_tuple = issubclass(kind, tuple) and hasattr(kind, "_fields")
-    return named_tuple or issubclass(kind, Struct) or dataclasses.is_dataclass(kind)
-
-
-def _field_names(kind: Any) -> tuple[str, ...]:
-    """The fields that the constructor takes."""
-    if dataclasses.is_dataclass(kind):
-        return tuple(one.name for one in dataclasses.fields(kind) if one.init)
-    return tuple(kind._names if issubclass(kind, Struct) else kind._fields)
 
 
 def _defaults(kind: Any) -> dict[str, Any]:

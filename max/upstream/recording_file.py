@@ -23,6 +23,7 @@ from typing import BinaryIO, NamedTuple, TypeAlias
 
 from ..core import SyncOptions
 from ..errors import RecordingError
+from ..model.tagged_json import canonical
 from ..model.values import Json, is_text
 
 FORMAT = 1  # of the file; a newer one is refused
@@ -211,11 +212,6 @@ def _attempt(line: bytes, path: Path, where: str) -> Json:
             f"{path}, {where}: this is not an attempt of an operation", hint=DAMAGED
         ) from error
     return entry
-
-
-def canonical(data: Json) -> str:
-    """JSON data as text, the same text for equal data."""
-    return json.dumps(data, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
 def to_line(data: Json) -> str:

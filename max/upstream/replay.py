@@ -20,13 +20,14 @@ from ..errors import RecordingError, ReplayMismatch
 from ..model.loaders import Env, In, Out
 from ..model.query import C
 from ..model.schema import Schema
+from ..model.tagged_json import canonical
 from ..model.values import Json
 from .codec import Codec, decode_error
 from .credentials import CredentialProvider, MemoryCredentials
 from .hosts import Hosts, Origin
 from .operations import AnyOperation, FlowController, Operation, OperationRunner
 from .recording import CALLS, CallsOf, Renew, Source, UpstreamAccess
-from .recording_file import Header, attempt_at, attempts_in, canonical
+from .recording_file import Header, attempt_at, attempts_in
 from .redaction import MARK, Redactor
 
 T = TypeVar("T")

@@ -31,10 +31,10 @@ from max.errors import (
     UpstreamMissing,
 )
 from max.model.entities import Scope
+from max.model.tagged_json import canonical
 from max.upstream.codec import Codec, decode_error
 from max.upstream.credentials import Secret
 from max.upstream.operations import Operation
-from max.upstream.recording_file import canonical
 from max.upstream.redaction import MARK, SHORTEST, Redactor
 
 
