@@ -116,7 +116,7 @@ class Daemon:
 
     def _parts(self) -> list[Lifecycle]:
         """The services, in the order in which they start."""
-        parts: list[Lifecycle] = [self.lock, self._runtimes, self.scheduler, self.health]
+        parts: list[Lifecycle] = [self.lock, self._runtimes, self.scheduler, self.hooks, self.health]
         return [*parts, *([self.http] if self.http else []), Listening(self.lock, self.socket)]
 
     async def start(self) -> None:

@@ -179,6 +179,7 @@ def test_an_interrupted_sync_is_not_lost_to_a_hook(tmp_path: Path) -> None:
             listing.set()
             await never.wait()
 
+        await synced(one)
         service.before = before
         handle = await one.sync()
         await listing.wait()
@@ -187,6 +188,8 @@ def test_an_interrupted_sync_is_not_lost_to_a_hook(tmp_path: Path) -> None:
     async def resumed(one: InstallationRuntime) -> str:
         service.before = None
         await received(one, {"board": "b"})
+        for _ in range(20):  # turns in which the worker could begin
+            await one._database.read(inbox.due_at)
         handle = await one.sync()
         await handle.completion()
         await one.hooks_done()
