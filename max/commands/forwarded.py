@@ -22,7 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar, cast
 
-from ..errors import ConnectionLost, DaemonBusy, RunDirect
+from ..errors import ConnectionLost, DaemonBusy, RunDirect, UsageError
 from ..installations.project_folder import ProjectFolder
 from ..query.reader import interruptible
 from ..serve.streams import End, Stream
@@ -79,6 +79,8 @@ class ForwardedCommands:
 
     async def _answer(self, call: ForwardedCall) -> AsyncGenerator[Parts | End[int], None]:
         """RunDirect when the caller must run the command itself, DaemonBusy when too many are running."""
+        if len(call.columns) != 2 or not all(isinstance(one, str) for one in call.variables.values()):
+            raise UsageError("columns are two numbers, and variables are texts")
         if list(call.likeness) != self._likeness:
             raise RunDirect("the daemon was started with other code, another environment or another zone")
         if self._open >= self._most:

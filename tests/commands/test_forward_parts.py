@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from max.commands.console import CONSOLE, Console, console
 from max.commands.forward import Printer, decoder, encoded, likeness
 from max.commands.forwarded import CHUNK, ForwardedCommands
-from max.errors import RunDirect
+from max.errors import RunDirect, UsageError
 from max.serve.wire import Wire
 
 ODD = ["", "\n", "\udc80 is no UTF-8", "x" * (CHUNK + 1), "é🦊" * CHUNK]
@@ -124,3 +124,14 @@ def test_a_caller_whose_process_is_another_kind_is_refused_before_anything_runs(
     with pytest.raises(RunDirect, match="another zone"):
         asyncio.run(ask())
     assert ran == []
+
+
+@pytest.mark.parametrize(("columns", "variables"), [([1], {}), ([1, 2, 3], {}), ([-1, -1], {"TERM": 7})])
+def test_facts_that_no_caller_sends_are_refused(columns: list[int], variables: dict[str, Any]) -> None:
+    commands = ForwardedCommands(Path("/"), lambda words: 0)
+
+    async def ask() -> None:
+        await commands(["ls"], ".", columns, variables, likeness()).result()
+
+    with pytest.raises(UsageError, match="columns are two numbers"):
+        asyncio.run(ask())
