@@ -486,7 +486,9 @@ class Methods:
         avg: Annotated[str | Sequence[str], "average these fields, too"] = (),
         min: Annotated[str | Sequence[str], "least of these fields, too"] = (),
         max: Annotated[str | Sequence[str], "greatest of these fields, too"] = (),
-        order_by: Annotated[str | None, "such as -count or status; else the greatest groups first"] = None,
+        order_by: Annotated[
+            str | None, "such as -count or status; default: the greatest groups first"
+        ] = None,
         top: Annotated[int | None, "only the greatest groups; equals at the cut are kept"] = None,
     ) -> Groups[Any]:
         """How many entities each group has, and what is added up or compared in it."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, unquote
 
 from ..errors import MaxError, NotFound, ProjectError, StorageEmpty, StorageError, UnknownName, UsageError
@@ -26,6 +26,7 @@ from ..query.few_values import few_values
 from ..query.reader import open_reader, read_ref
 from .answers import failure, fitting, result, short_rows, shown_words
 from .arguments import Arguments, Parameter, input_schema, read_arguments
+from .methods import METHODS
 
 if TYPE_CHECKING:
     from ..core import InstallationInfo
@@ -591,24 +592,19 @@ def property_of(kind: str) -> Json:
     return {"type": kinds[0] if len(kinds) == 1 else kinds}
 
 
+def shared(method: str, name: str, **more: Any) -> Parameter:
+    """A parameter of the table of methods as a model gives it: one kind of value, with bounds of its own."""
+    known = METHODS[method].parameters[name]
+    return Parameter(known.kinds[0], known.about, known.required, **more)
+
+
 STATE = {"installation": "string", "syncedAt": "string|null", "complete": "boolean", "warning": "string?"}
 ROWS = {**STATE, "notice": "string", "note": "string"}
 INSTALLATION = Parameter("string", "the source, such as acme:default; not needed when only one can be meant")
 ENTITY = Parameter("string", "what to look for, such as AcmeTask; overview lists them", required=True)
-FILTER = Parameter(
-    "string",
-    'only rows that match: status IN (todo, "in progress") AND due_date < today AND assignee.name ~= "ada";'
-    " = != < <= > >= ~= (contains) ^= (starts with) HAS IN (…) IS NULL NOT AND OR ( )",
-)
+FILTER = shared("search", "where")
 FIELDS = Parameter("string", "only these, also through refs: title,assignee.name; fewer fields, more rows")
-
-
-MEASURES = {"sum": "add up", "avg": "average", "min": "least of", "max": "greatest of"}
-
-
-def limit(default: int, most: int) -> Parameter:
-    """How many rows at most."""
-    return Parameter("integer", "how many at most", default=default, most=most)
+MEASURES = ("sum", "avg", "min", "max")
 
 
 TOOLS = (
@@ -639,10 +635,10 @@ TOOLS = (
         {
             "entity": ENTITY,
             "filter": FILTER,
-            "order_by": Parameter("string", "such as due_date or priority,-updated_at; then by id"),
+            "order_by": shared("search", "order_by"),
             "fields": FIELDS,
-            "limit": limit(PAGE, MOST_ROWS),
-            "cursor": Parameter("string", "the cursor of the page before, with the same filter and order"),
+            "limit": shared("search", "limit", default=PAGE, most=MOST_ROWS),
+            "cursor": shared("search", "after"),
             "installation": INSTALLATION,
         },
         {**ROWS, "entity": "string", "total": "integer", "shown": "integer", "cursor": "string|null"}
@@ -654,9 +650,9 @@ TOOLS = (
         "Find words",
         "Rows of any entity whose texts have all of these words, best first, with where they were found.",
         {
-            "query": Parameter("string", "words, in any order, or parts of names", required=True),
+            "query": shared("find", "text"),
             "entity": Parameter("string", "only in these, with commas: AcmeTask,AcmeFile"),
-            "limit": limit(PAGE, MOST_ROWS),
+            "limit": shared("search", "limit", default=PAGE, most=MOST_ROWS),
             "installation": INSTALLATION._replace(about="only in this source, such as acme:default"),
         },
         {**ROWS, "total": "integer", "shown": "integer", "hits": "array"},
@@ -683,10 +679,10 @@ TOOLS = (
         {
             "entity": ENTITY,
             "filter": FILTER,
-            "by": Parameter("string", "status, or assignee.name,updated_at:month, or tags:each"),
-            **{name: Parameter("string", f"{about} these fields, too") for name, about in MEASURES.items()},
-            "order_by": Parameter("string", "such as -count or status; default: the greatest groups first"),
-            "top": Parameter("integer", "only the greatest groups; equals at the cut are kept", most=1_000),
+            "by": shared("count_by", "by")._replace(required=False),
+            **{name: shared("count_by", name) for name in MEASURES},
+            "order_by": shared("count_by", "order_by"),
+            "top": shared("count_by", "top", most=1_000),
             "installation": INSTALLATION,
         },
         {**STATE, "notice": "string?", "note": "string", "entity": "string", "total": "integer"}
@@ -699,8 +695,8 @@ TOOLS = (
         "One SELECT of SQLite over a view for each entity (table names: overview): columns are id and the "
         "fields, refs are ids, times are UTC texts, rows that are gone are left out. It cannot write.",
         {
-            "query": Parameter("string", "one SELECT statement", required=True),
-            "limit": limit(SQL_ROWS, MOST_SQL_ROWS),
+            "query": shared("sql", "statement"),
+            "limit": shared("search", "limit", default=SQL_ROWS, most=MOST_SQL_ROWS),
             "installation": INSTALLATION,
         },
         {**ROWS, "columns": "array", "shown": "integer", "truncated": "boolean", "rows": "array"},
@@ -716,7 +712,7 @@ TOOLS = (
                 "string", "yesterday, 2d, 2026-11-26, 2026-11, or the cursor of the answer before"
             ),
             "entity": ENTITY._replace(required=False, about="only this one, such as AcmeTask"),
-            "limit": limit(CHANGES, MOST_CHANGES),
+            "limit": shared("search", "limit", default=CHANGES, most=MOST_CHANGES),
             "installation": INSTALLATION,
         },
         {**ROWS, "summary": "object", "total": "integer", "shown": "integer", "cursor": "string|null"}
