@@ -20,6 +20,7 @@ from max.errors import (
     InvalidCursor,
     InvalidEntity,
     InvalidFilter,
+    InvalidSchedule,
     InvalidSql,
     LeaseLost,
     LoaderFault,
@@ -43,6 +44,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SAMPLES: dict[type[MaxError], MaxError] = {
     UnknownName: UnknownName("field", "titel", ["title", "votes"], where="Issue"),
     InvalidFilter: InvalidFilter("votes >", 8, "a value is missing"),
+    InvalidSchedule: InvalidSchedule("the hour: a number from 0 to 23", "0 25 * * *", 3),
     InvalidSql: InvalidSql("SELECT x", "no such column: x", 7),
     InvalidCursor: InvalidCursor("it is damaged"),
     InvalidAnswers: InvalidAnswers("these answers do not fit", [Mismatch("users", "an integer", "x")]),
@@ -100,6 +102,7 @@ def test_codes_never_change_once_released() -> None:
         "UsageError": "usage",
         "UnknownName": "usage.unknown",
         "InvalidFilter": "usage.filter",
+        "InvalidSchedule": "usage.schedule",
         "InvalidSql": "usage.sql",
         "SqlLimit": "usage.sql_limit",
         "InvalidCursor": "usage.cursor",
