@@ -19,18 +19,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeAlias
 
-from .core import Lifecycle, in_thread, logger
+from .core import Lifecycle, Runtime, in_thread, logger
 from .errors import DaemonRunning, MaxError
 from .installations.files import FOLDER
 from .installations.project_folder import ProjectFolder
 from .model.struct import Struct
-from .project import Project
+from .project import Project, assemble
 from .runtime import LifecycleManager
 from .serve.daemon_folder import HTTP_TOKEN, LOG, RESUME, SYNCING, DaemonFolder
 from .serve.daemon_lock import DaemonLock, make_private
 from .serve.health_watch import HealthWatch
 from .serve.hooks import Hooks
+from .serve.isolated_methods import IsolatedMethods
 from .serve.methods import Methods
+from .serve.remote_runtime import isolated
 from .serve.scheduler import Scheduler
 from .serve.socket import SocketServer
 from .upstream.redaction import Redactor
@@ -97,10 +99,13 @@ class Daemon:
 
         self.options = options or DaemonOptions()
         self.folder = DaemonFolder(folder.root)
-        self.project = Project(folder)
+        self.project: Project[Runtime] = Project(
+            folder, runtimes=isolated if self.options.isolate else assemble
+        )
         facts: dict[str, Json] = {"version": __version__, "options": self.options.to_json()}
         self.lock = DaemonLock(self.folder, facts)
-        self.methods = Methods(self.project, commands)
+        methods = IsolatedMethods if self.options.isolate else Methods
+        self.methods = methods(self.project, commands)
         self.scheduler = Scheduler(self.project)
         self.hooks = Hooks(self.methods)
         self.health = HealthWatch(self.project)

@@ -59,6 +59,7 @@ them, always ``from error``.
     │   ├── DaemonBusy                  as many calls are open as may be; ``retry_after`` seconds
     │   ├── RunDirect                   a command that only its caller's process can run
     │   ├── DaemonStopping              it is ending
+    │   ├── RunnerFailed                the process of an installation ended, or was ended
     │   ├── ConnectionLost              the connection ended before the answer
     │   ├── ProtocolError               a message that the other side does not understand
     │   └── MethodFault                 a bug of Max, while a method was answered
@@ -694,6 +695,19 @@ class RunDirect(DaemonError):
     """The command line must run this command in its own process, where it gives the same answer."""
 
     code = "daemon.direct"
+
+
+class RunnerFailed(DaemonError):
+    """The process in which an installation's connector runs ended by itself, or had to be ended.
+
+    ``last_words`` are the last lines that it printed, without secrets.
+    """
+
+    code = "daemon.runner"
+
+    def __init__(self, message: str, *, hint: str = "", last_words: str = "") -> None:
+        self.last_words = last_words
+        super().__init__(message, hint=hint, last_words=last_words)
 
 
 class ConnectionLost(DaemonError):

@@ -289,7 +289,7 @@ class Project(Generic[R]):
         """What an installation becomes when some of its configuration and secrets change."""
         from .installations.onboarding import revised
 
-        return revised(self.folder.registry.resolve(now.connector), now.config, stored, config, secrets)
+        return revised(self.folder.connector(now), now.config, stored, config, secrets)
 
     @threaded
     def change_settings(self, target: InstallationInfo | str, **settings: Json) -> InstallationInfo:
@@ -454,7 +454,7 @@ class Project(Generic[R]):
         facts = {"what": words_of(what), "where": str(where or "")}
         with self.folder.audited("invalidate", target, **facts):
             info, now = self._info(target), self._clock()
-            resolver = self.folder.registry.resolve(info.connector).resolver
+            resolver = self.folder.connector(info).resolver
             path = self.folder.writable_database(info)
             return invalidate(path, info, what, where=where, resolver=resolver, now=now)
 
@@ -491,7 +491,7 @@ class Project(Generic[R]):
         from .query.maintenance import migrate
 
         info = self._info(target)
-        one = self.folder.registry.resolve(info.connector)
+        one = self.folder.connector(info)
         declared = (one.schema, one.resolver, one.policy)
         if dry_run:
             return migrate(self.folder.database(info), info, *declared, dry_run=True)
@@ -550,7 +550,7 @@ class Project(Generic[R]):
         def store() -> ScheduleStatus:
             info = self._info(target)
             if options.only:
-                resolver = self.folder.registry.resolve(info.connector).resolver
+                resolver = self.folder.connector(info).resolver
                 if resolver.added is None:  # else the account may have fields of its own
                     named_fields(options.only, resolver)
             with self.folder.audited("schedule", info, name=name, timing=found.timing):
@@ -639,13 +639,7 @@ class Project(Generic[R]):
         """
         info = await self.target(connector if name is None else f"{connector}:{name}")
         async with self._lock(info.id):
-            runtime = self._runtimes.get(info.id)
-            if runtime is None or (not runtime.started_at and runtime.info != info):  # changed meanwhile
-                info = await self.target(str(info))  # it may have changed while this waited
-                runtime = await in_thread(lambda: self._made(info, recording, flow))
-            elif not self._has(runtime, recording, flow):
-                problem = f"{info} is in use here without that {'flow' if recording is None else 'recording'}"
-                raise ProjectError(problem, hint="stop its runtime first")
+            runtime = await self._present(info, recording, flow)
             await runtime.start()  # nothing to do, unless it is new or its user stopped it
             self._runtimes[info.id] = runtime
         if str(runtime.info) != str(info):
@@ -654,6 +648,34 @@ class Project(Generic[R]):
                 hint=f"one is a copy of the other: change the id in {self.folder.file(info)}",
             )
         return runtime
+
+    async def prepared(self, target: InstallationInfo | str) -> R:
+        """The installation's runtime, which need not be started."""
+        info = await in_thread(lambda: self._info(target))
+        async with self._lock(info.id):
+            self._runtimes[info.id] = runtime = await self._present(info, None, None)
+        return runtime
+
+    async def _present(
+        self, info: InstallationInfo, recording: UpstreamAccess | None, flow: FlowController | None
+    ) -> R:
+        """The runtime that is there, or a new one when the installation has changed; not started."""
+        runtime = self._runtimes.get(info.id)
+        if runtime is not None and runtime.info != info and self._may_replace(runtime):
+            await runtime.stop()
+            runtime = None
+        if runtime is None:
+            info = await self.target(str(info))  # it may have changed while this waited
+            return await in_thread(lambda: self._made(info, recording, flow))
+        if not self._has(runtime, recording, flow):
+            problem = f"{info} is in use here without that {'flow' if recording is None else 'recording'}"
+            raise ProjectError(problem, hint="stop its runtime first")
+        return runtime
+
+    def _may_replace(self, runtime: Runtime) -> bool:
+        """Whether no one misses a runtime: it is stopped, or is the project's alone and does nothing."""
+        idle = runtime.latest is None or runtime.latest.done
+        return not runtime.started_at or (self._make is not None and idle)
 
     def _lock(self, id: str) -> asyncio.Lock:
         """A lock of the running loop; a project may be used from one loop after another."""
@@ -681,6 +703,21 @@ class Project(Generic[R]):
         """Whether a runtime was made with these, as far as they are given."""
         mine = (getattr(runtime, "recording", None), getattr(runtime, "flow", None))
         return all(one in (None, own) for one, own in zip((recording, flow), mine, strict=True))
+
+    async def latest(self, target: InstallationInfo | str) -> Sync | None:
+        """The sync that an installation's runtime here runs, or ran last; None without one."""
+        info = await in_thread(lambda: self._info(target))
+        runtime = self._runtimes.get(info.id)
+        return runtime.latest if runtime is not None else None
+
+    async def release(self, target: InstallationInfo | str) -> None:
+        """Stop an installation's runtime if it does nothing; a sync goes on."""
+        info = await in_thread(lambda: self._info(target))
+        async with self._lock(info.id):
+            runtime = self._runtimes.get(info.id)
+            if runtime is not None and (runtime.latest is None or runtime.latest.done):
+                del self._runtimes[info.id]
+                await runtime.stop()
 
     def list_runtimes(self) -> list[tuple[InstallationInfo, float]]:
         """Every runtime in use, and since when, in seconds since the epoch."""
@@ -747,7 +784,7 @@ def assemble(
     from .storage.provenance import discard_replay
     from .upstream.credentials import CredentialProvider
 
-    connector, path = folder.registry.resolve(info.connector), folder.writable_database(info)
+    connector, path = folder.connector(info), folder.writable_database(info)
     values = info.config if recording is None else recording.prepare(connector.name, info.config)
     if recording is not None and recording.replay_of is not None:
         known = config_types(connector.config)

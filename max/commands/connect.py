@@ -60,7 +60,7 @@ def run_connect(options: Options) -> Answer:
     project, new = project_or_new(options)
     existing = only_target(project, options.name) if options.update else None
     connector_name, name = (existing.connector, existing.name) if existing else _new_name(project, options)
-    connector = project.registry.resolve(connector_name)
+    connector = project.connector(existing) if existing else project.registry.resolve(connector_name)
     notes = [f"created a project in {project.root}"] if new else []
     action, named = ("reconfigure", existing) if existing else ("connect", f"{connector_name}:{name or ''}")
     with project.audited(action, named) as facts:

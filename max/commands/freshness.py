@@ -154,7 +154,7 @@ def resolver_of(project: ProjectFolder, info: InstallationInfo) -> tuple[Resolve
     from ..errors import MaxError
 
     try:
-        return project.registry.resolve(info.connector).resolver, []
+        return project.connector(info).resolver, []
     except MaxError as error:
         words = f"the connector cannot be loaded ({error.message}), so every listing of these is read in full"
         return None, [words]

@@ -71,7 +71,7 @@ def migrated(options: Options, *, dry_run: bool) -> tuple[InstallationInfo, Migr
     from .schedule_view import before_schedule
 
     project, info = options.found_target()
-    connector = project.registry.resolve(info.connector)
+    connector = project.connector(info)
     declared = (connector.schema, connector.resolver, connector.policy)
     if dry_run:
         return info, migrate(project.database(info), info, *declared, dry_run=True)

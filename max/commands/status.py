@@ -68,7 +68,7 @@ def run_schema(options: Options) -> Answer:
         with read(project, info) as reader:
             found = described(options, reader)
     else:
-        schema = project.registry.resolve(info.connector).schema
+        schema = project.connector(info).schema
         found = Described(schema, chosen_entities(options, schema))
     if options.python:
         from ..model.schema_source import schema_source
@@ -79,7 +79,7 @@ def run_schema(options: Options) -> Answer:
         data, text = brief_json(found), schema_lines
     else:
         data, text = schema_json(found), schema_text
-    code = project.registry.resolve(info.connector).manifest() if options.connector else {}
+    code = project.connector(info).manifest() if options.connector else {}
     return options.answer(
         {"installation": str(info), **data, **code},
         lambda: [*text(found, line_width(), paint()), *manifest_lines(code)],

@@ -139,7 +139,7 @@ def run_sync(options: Options) -> Answer:
         return all_synced(options, project)
     info = only_target(project, options.target)
     if options.only:
-        check_names(options, project.registry.resolve(info.connector).resolver)
+        check_names(options, project.connector(info).resolver)
     return synced(options, project, info, partial(begun, options), recording)
 
 

@@ -28,9 +28,9 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from ..errors import Mismatch, ProjectError, ProjectUntrusted, UnknownName, UsageError
+from ..errors import ConnectorError, Mismatch, ProjectError, ProjectUntrusted, UnknownName, UsageError
 from ..model.settings import InstallationInfo, invalid_settings, read_settings, update_settings
 from ..model.values import Json, datetime_text, is_datetime
 from .files import (
@@ -54,6 +54,7 @@ from .files import (
 )
 
 if TYPE_CHECKING:
+    from ..connector import Connector
     from .credential_file import FileCredentials, StoredSecrets
     from .onboarding import OnboardingResult
     from .registry import ConnectorRegistry
@@ -80,6 +81,7 @@ class ProjectFolder:
         self.root = root
         self.trusted = trusted  # its own connectors run, whatever is recorded
         self._registry: ConnectorRegistry | None = None
+        self._pinned: dict[str, ConnectorRegistry] = {}  # by folder below connectors/
 
     @classmethod
     def find(cls, start: Path | str, *, trusted: bool = False) -> Self:
@@ -205,6 +207,43 @@ class ProjectFolder:
 
             self._registry = ConnectorRegistry([self.root / CONNECTORS], self._allow_connectors)
         return self._registry
+
+    def connector(self, info: InstallationInfo) -> Connector[Any, Any]:
+        """The connector of an installation: in the version that its settings pin, if they do.
+
+        As the registry's ``resolve``; ConnectorError when the pinned folder has no such connector.
+        """
+        return self._registry_of(info).resolve(info.connector)
+
+    def connector_files(self, info: InstallationInfo) -> list[Path]:
+        """The files of an installation's connector, and those beside it; imports none of them."""
+        return self._registry_of(info).files(info.connector)
+
+    def _registry_of(self, info: InstallationInfo) -> ConnectorRegistry:
+        pinned = info.settings.connectors
+        if not pinned:
+            return self.registry
+        if problem := self._unpinned(info):
+            raise problem
+        if pinned not in self._pinned:
+            from .registry import ConnectorRegistry
+
+            own = self.root / CONNECTORS
+            made = ConnectorRegistry([own], self._allow_connectors, pinned=own / pinned)
+            self._pinned.setdefault(pinned, made)
+        return self._pinned[pinned]
+
+    def _unpinned(self, info: InstallationInfo) -> ConnectorError | None:
+        """What is wrong with the folder that an installation's settings name."""
+        from .registry import PREFIX, SUFFIX
+
+        file = self.root / CONNECTORS / info.settings.connectors / f"{PREFIX}{info.connector}{SUFFIX}"
+        if not info.settings.connectors or file.is_file():
+            return None
+        return ConnectorError(
+            f"{info} uses the connector in {file.parent}, where there is no {file.name}",
+            hint=f"put it there, or: max settings {info} connectors=",
+        )
 
     def _allow_connectors(self) -> None:
         from .trust import refuse_untrusted  # what only reads needs none of it

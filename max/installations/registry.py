@@ -73,11 +73,18 @@ class ConnectorRegistry:
     """Finds connectors by name: installed ones, MAX_CONNECTORS, given folders, ours.
 
     Safe to use from several threads.  A name resolves to the same object every time.  ``allow`` is
-    called before a connector of the given folders is imported; what it raises prevents that.
+    called before a connector of the given folders is imported; what it raises prevents that.  A
+    connector in the folder ``pinned`` hides all others of its name.
     """
 
-    def __init__(self, folders: Sequence[Path] = (), allow: Callable[[], None] = lambda: None) -> None:
-        self._folders, self._allow = tuple(folders), allow
+    def __init__(
+        self,
+        folders: Sequence[Path] = (),
+        allow: Callable[[], None] = lambda: None,
+        *,
+        pinned: Path | None = None,
+    ) -> None:
+        self._folders, self._allow, self._pinned = tuple(folders), allow, pinned
         self._resolved: dict[str, Connector[Any, Any]] = {}
 
     def names(self) -> list[str]:
@@ -94,7 +101,16 @@ class ConnectorRegistry:
                 self._resolved[name] = load_connector(name, origin)
             return self._resolved[name]
 
+    def files(self, name: str) -> list[Path]:
+        """A connector's file, and those beside it that it may import; imports none of them."""
+        file = self._origin(name).file
+        return [file, *sorted(file.parent.glob(f"*{SUFFIX}"))]
+
     def _origin(self, name: str) -> Origin:
+        if self._pinned is not None:
+            file = self._pinned / f"{PREFIX}{name}{SUFFIX}"
+            if file.is_file():
+                return Origin(file.stem, file, OWN)
         installed = {point.value: _from_entry_point(point) for point in _entry_points(name)}
         origins = [*self._files().get(name, []), *filter(None, installed.values())]
         distinct = {origin.file.resolve(): origin for origin in reversed(origins)}

@@ -14,9 +14,15 @@ from ..errors import InvalidAnswers, Mismatch, UnknownName
 from .struct import Struct
 from .values import Json
 
-WORDS = {"history": ("off", "changes"), "durability": ("full", "normal")}  # the settings that are a word
+WORDS = {  # the settings that are a word
+    "history": ("off", "changes"),
+    "durability": ("full", "normal"),
+    "isolate": ("on", "off"),
+}
+TEXTS = ("runner_prefix", "connectors")  # those that are a text
 MOST_DAYS = 36_500  # a hundred years
 MOST_ROWS = 10**12
+MOST_MEGABYTES = 10**7
 
 
 class Setting(Struct):
@@ -67,7 +73,49 @@ SETTINGS = {
     "durability": _word(
         "durability", "what a power cut may undo: full (nothing), or normal (the last seconds; faster)"
     ),
+    "isolate": _word("isolate", "whether the daemon runs its connector in a process of its own: on, or off"),
+    "runner_prefix": Setting(
+        'words before the command of that process, such as "unshare -rn"; empty: nothing',
+        "words of a command line",
+        lambda value: isinstance(value, str) and prefix_words(value) is not None,
+    ),
+    "runner_memory": Setting(
+        "megabytes of memory that the process may use before it is ended; 0: any number",
+        f"a whole number of megabytes up to {MOST_MEGABYTES:,}",
+        lambda value: isinstance(value, int) and _number(0, MOST_MEGABYTES)(value),
+    ),
+    "runner_seconds": Setting(
+        "seconds that the process may be deaf, as in a loop without end, before it is ended",
+        "a number of seconds from 1 up to a day",
+        _number(1, 86_400),
+    ),
+    "runner_minutes": Setting(
+        "minutes without work after which the process ends, until it is needed again",
+        "a number of minutes up to a year",
+        _number(0, 525_600),
+    ),
+    "connectors": Setting(
+        "folder below the project's connectors/ that has this installation's version of the connector",
+        "the path of a folder below connectors/, or nothing",
+        lambda value: isinstance(value, str) and _is_below(value),
+    ),
 }
+
+
+def prefix_words(text: str) -> list[str] | None:
+    """The words of a command's prefix, as a shell splits them; None when a quote is missing."""
+    from shlex import split
+
+    try:
+        return None if "\0" in text else split(text)
+    except ValueError:
+        return None
+
+
+def _is_below(path: str) -> bool:
+    """Whether a relative path leads down, or nowhere."""
+    parts = path.split("/")
+    return path == "" or not ({"", ".", ".."} & set(parts) or "\0" in path or "\\" in path)
 
 
 def update_settings(settings: Settings, changes: Mapping[str, Json]) -> Settings:
@@ -99,7 +147,8 @@ def invalid_settings(values: Mapping[str, Json]) -> list[Mismatch]:
 
 def parse_settings(words: Mapping[str, str]) -> dict[str, Json]:
     """Values as people type them: numbers where a setting is a number, else the word itself."""
-    return {name: word if name in WORDS else _as_number(word) for name, word in words.items()}
+    plain = (*WORDS, *TEXTS)
+    return {name: word if name in plain else _as_number(word) for name, word in words.items()}
 
 
 def _as_number(word: str) -> Json:
@@ -131,6 +180,11 @@ class Settings(Struct):
     before it removes all of several rows, and with a share of 0 before it removes any.  A listing
     that brings more than ``listing_rows`` rows fails; 0 means any number.  With ``durability``
     "normal" syncs are faster, and a power cut may undo the last transactions.
+
+    With ``isolate`` "on" the daemon runs the connector in a process of its own: behind the words of
+    ``runner_prefix``, with up to ``runner_memory`` megabytes (0: any number).  It is killed when it does
+    not answer for ``runner_seconds``, and ends after ``runner_minutes`` without work.  ``connectors``
+    is a folder below the project's ``connectors/`` whose version of the connector is used; "" for none.
     """
 
     history: Literal["off", "changes"] = "changes"
@@ -141,6 +195,12 @@ class Settings(Struct):
     loader_minutes: float = 60
     listing_rows: int = 0
     durability: Literal["full", "normal"] = "full"
+    isolate: Literal["on", "off"] = "on"
+    runner_prefix: str = ""
+    runner_memory: int = 2_048
+    runner_seconds: float = 60
+    runner_minutes: float = 10
+    connectors: str = ""
 
 
 DEFAULTS = Settings()

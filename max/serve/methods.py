@@ -22,7 +22,7 @@ import base64
 import inspect
 import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import cached_property, wraps
 from typing import (
     TYPE_CHECKING,
@@ -38,7 +38,7 @@ from typing import (
 )
 
 from ..core import in_thread
-from ..errors import RunDirect, UsageError
+from ..errors import NotFound, ProjectError, RunDirect, UsageError
 from ..installations.actor import Actor, actor
 from ..model.middleware import Middleware, around
 from ..model.values import Json
@@ -46,8 +46,7 @@ from .arguments import Parameter, check_names, input_schema
 from .streams import End, Stream
 
 if TYPE_CHECKING:
-    from ..core import InstallationInfo
-    from ..errors import ProjectError
+    from ..core import EventStream, InstallationInfo, Runtime, Sync
     from ..installations.onboarding import Prompter
     from ..model.ages import FieldAge, Invalidation
     from ..model.aggregate import Groups
@@ -59,7 +58,7 @@ if TYPE_CHECKING:
     from ..model.query import QueryPage, RowPage
     from ..model.schedules import ScheduleStatus
     from ..model.schema import Schema
-    from ..model.sync_events import Event
+    from ..model.sync_events import Event, Progress
     from ..model.tasks import SyncResult, SyncRun
     from ..model.text_search import Found
     from ..project import Project
@@ -72,6 +71,7 @@ T = TypeVar("T")
 Parts: TypeAlias = list[list[str]]
 F = TypeVar("F", bound=Callable[..., Any])
 PROMPTER = "prompter"  # the parameter through which a method asks a person
+EARLY = 5.0  # seconds for which the events of a sync that was begun are kept
 WORKING = 8  # methods that work at once, each in a thread; the others wait
 LONGEST_SQL = 60.0  # seconds that a caller may give a statement
 
@@ -254,6 +254,14 @@ Limit = Annotated[int, "how many at most", {"least": 0}]
 Cursor = Annotated[str | None, "the cursor of the page before, with the same filter and order"]
 Since = Annotated[str | None, "a cursor, or a time: yesterday, 2d, 2026-11-26, 2026-11, now, beginning"]
 Columns = Annotated[str | Sequence[str], "fields, also through refs: name,assignee.email"]
+Full = Annotated[bool, "everything, whatever its age"]
+Only = Annotated[Sequence[str], "just these: Entity or Entity.field"]
+IfStale = Annotated[float | None, "only what is older than this many seconds"]
+MissingOnly = Annotated[bool, "only what was never fetched, or was invalidated"]
+CheckDeletes = Annotated[bool, "list everything, to find what is gone"]
+AllowRemovals = Annotated[bool, "remove what is gone, however much it is"]
+Discard = Annotated[bool, "begin another sync in place of an unfinished one"]
+Schedule = Annotated[str | None, "the schedule that asks: its sync yields to any other"]
 SyncId = Annotated[str, "the sync's id, or its beginning"]
 
 
@@ -280,7 +288,7 @@ class Methods:
 
     def __init__(
         self,
-        project: Project,
+        project: Project[Runtime],
         commands: Callable[..., Stream[Parts, int]] | None = None,
         *,
         middlewares: Sequence[Middleware[MethodCall]] = (),
@@ -288,6 +296,7 @@ class Methods:
         self.project, self._commands, self._middlewares = project, commands, tuple(middlewares)
         self.asked = 0  # calls that came over a connection, so far
         self._places = asyncio.Semaphore(WORKING)
+        self._early: dict[Sync, EventStream] = {}  # of syncs that have just begun
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.project!r})"
@@ -341,7 +350,10 @@ class Methods:
         facts = recordable({n: one for n, one in arguments.items() if n not in ("installation", PROMPTER)})
         what = str(arguments.get("installation", ""))
         async with audited_call(self.project.folder, method.name, what, **facts):
-            return await method.function(self, **arguments)
+            return await self._written(method, arguments)
+
+    async def _written(self, method: Method, arguments: dict[str, Any]) -> Any:
+        return await method.function(self, **arguments)
 
     async def _read(self, installation: str, ask: Callable[[Reader], T]) -> T:
         """What one snapshot of an installation answers."""
@@ -372,6 +384,13 @@ class Methods:
         running.add_done_callback(done)
         return await asyncio.shield(running)
 
+    @reads
+    async def ping(self) -> str:
+        """A sign of life: the version of Max that answers."""
+        from .. import __version__
+
+        return __version__
+
     # -- installations ---------------------------------------------------------------------
 
     @reads
@@ -394,7 +413,9 @@ class Methods:
         self, installation: Installation, settings: Annotated[Mapping[str, Any], "by name"]
     ) -> InstallationInfo:
         """Change some settings of an installation; nothing is changed when one is wrong."""
-        return await self._beside(self.project.change_settings(installation, **settings))
+        info = await self._beside(self.project.change_settings(installation, **settings))
+        await self.project.release(info)  # the next one has the new settings
+        return info
 
     @writes
     async def disconnect(
@@ -404,6 +425,8 @@ class Methods:
         keep_data: Annotated[bool, "keep the database for a later connection"] = False,
     ) -> None:
         """Remove an installation with its secrets, and its data unless they are kept."""
+        with suppress(ProjectError):  # its file may be damaged
+            await self.project.release(installation)
         await self.project.disconnect(installation, keep_data=keep_data)
 
     @reads
@@ -638,40 +661,91 @@ class Methods:
         self,
         installation: Installation,
         *,
-        full: Annotated[bool, "everything, whatever its age"] = False,
-        only: Annotated[Sequence[str], "just these: Entity or Entity.field"] = (),
-        if_stale: Annotated[float | None, "only what is older than this many seconds"] = None,
-        missing_only: Annotated[bool, "only what was never fetched, or was invalidated"] = False,
-        check_deletes: Annotated[bool, "list everything, to find what is gone"] = False,
-        allow_removals: Annotated[bool, "remove what is gone, however much it is"] = False,
-        discard_unfinished: Annotated[bool, "begin another sync in place of an unfinished one"] = False,
-        schedule: Annotated[str | None, "the schedule that asks: its sync yields to any other"] = None,
+        full: Full = False,
+        only: Only = (),
+        if_stale: IfStale = None,
+        missing_only: MissingOnly = False,
+        check_deletes: CheckDeletes = False,
+        allow_removals: AllowRemovals = False,
+        discard_unfinished: Discard = False,
+        schedule: Schedule = None,
     ) -> Stream[Event, SyncResult]:
         """Copy what changed; what happens as it comes, and the result at the end.
 
         One that is under way is joined.  A caller that goes away does not end the sync: ``request``
         pauses or cancels it.
         """
-        from ..core import SyncOptions
-
-        options = SyncOptions(
-            full=full,
-            only=tuple(only),
-            if_stale=if_stale,
-            missing_only=missing_only,
-            check_deletes=check_deletes,
-            allow_removals=allow_removals,
-        )
-        how = {"discard_unfinished": discard_unfinished, "schedule": schedule}
-        return Stream(self._sync(installation, options, **how))
+        flags = (full, tuple(only), if_stale, missing_only, check_deletes, allow_removals)
+        return Stream(self._sync(installation, flags, discard_unfinished, schedule))
 
     async def _sync(
-        self, installation: str, options: Any, **how: Any
+        self, installation: str, flags: Sequence[Any], discard: bool, schedule: str | None
     ) -> AsyncGenerator[Event | End[SyncResult], None]:
-        runtime = await self.project.runtime(installation)
-        handle = await runtime.sync(options, **how)
+        handle = await self._begin(installation, flags, discard, schedule)
         async for event in handle.events():
             yield event
+        yield End(await handle.completion())
+
+    @writes
+    async def begin_sync(
+        self,
+        installation: Installation,
+        *,
+        full: Full = False,
+        only: Only = (),
+        if_stale: IfStale = None,
+        missing_only: MissingOnly = False,
+        check_deletes: CheckDeletes = False,
+        allow_removals: AllowRemovals = False,
+        discard_unfinished: Discard = False,
+        schedule: Schedule = None,
+    ) -> str:
+        """Begin a sync as ``sync`` does, and return at once: its id, for ``follow`` and ``run``."""
+        flags = (full, tuple(only), if_stale, missing_only, check_deletes, allow_removals)
+        return self._listen_early(await self._begin(installation, flags, discard_unfinished, schedule))
+
+    def _listen_early(self, handle: Sync) -> str:
+        """Keep a sync's events for a while, so that who follows it at once misses none; its id."""
+        self._early[handle] = handle.events()
+        asyncio.get_running_loop().call_later(EARLY, self._early.pop, handle, None)
+        return handle.id
+
+    async def _begin(
+        self, installation: str, flags: Sequence[Any], discard: bool, schedule: str | None
+    ) -> Sync:
+        from ..core import SyncOptions
+
+        runtime = await self.project.runtime(installation)
+        return await runtime.sync(SyncOptions(*flags), discard_unfinished=discard, schedule=schedule)
+
+    @writes
+    async def retry_failed(
+        self, installation: Installation, sync: Annotated[str | None, "of this sync; else the newest"] = None
+    ) -> str:
+        """Begin a sync of just what failed in an earlier one, and return at once: its id."""
+        runtime = await self.project.runtime(installation)
+        return self._listen_early(await runtime.retry_failed(sync))
+
+    @reads
+    def follow(
+        self,
+        installation: Installation,
+        sync: Annotated[str | None, "its id; else the one that runs in this daemon, or ran last"] = None,
+        *,
+        progress: Annotated[bool, "how far it is, whenever that changes, in place of its events"] = False,
+    ) -> Stream[Event | Progress, SyncResult]:
+        """What happens in a sync from now on, and first the start of what is running; then its result."""
+        return Stream(self._follow(installation, sync, progress=progress))
+
+    async def _follow(
+        self, installation: str, sync: str | None, *, progress: bool
+    ) -> AsyncGenerator[Event | Progress | End[SyncResult], None]:
+        handle = (await self.project.runtime(installation)).latest
+        if handle is None or sync not in (None, handle.id):
+            raise NotFound("sync in this process", sync or "", hint=f"max runs {installation}")
+        early = None if progress else self._early.pop(handle, None)
+        async for item in handle.progress() if progress else early or handle.events():
+            yield item
         yield End(await handle.completion())
 
     @writes
@@ -683,7 +757,10 @@ class Methods:
         force: Annotated[bool, "take the sync from a process that is known to be gone"] = False,
     ) -> SyncRun:
         """Ask the unfinished sync, in any process, to pause, to run on or to cancel."""
-        return await self._beside(self.project.request(installation, command, force=force))
+        run = await self._beside(self.project.request(installation, command, force=force))
+        if (handle := await self.project.latest(installation)) is not None and not handle.done:
+            await {"pause": handle.pause, "run": handle.resume, "cancel": handle.cancel}[command]()  # at once
+        return run
 
     # -- schedules -----------------------------------------------------------------------------
 
@@ -805,6 +882,16 @@ class Methods:
         return await self._beside(self.project.check_audit(head=head))
 
     # -- an installation's connection ----------------------------------------------------------
+
+    @reads
+    async def warm(self, installation: Installation) -> float:
+        """Start what an installation's syncs need, if it has not started; since when, in seconds."""
+        return (await self.project.runtime(installation)).started_at
+
+    @reads
+    async def check_connection(self, installation: Installation) -> str:
+        """One line about the connection to the service, or what is wrong with it."""
+        return await (await self.project.runtime(installation)).health()
 
     @writes
     async def connect(

@@ -66,6 +66,11 @@ class Events:
         self._over = self._over or last
         self._ready.set()
 
+    def end(self) -> None:
+        """Let the listener end behind what it has not read yet."""
+        self._over = True
+        self._ready.set()
+
     async def batch(self) -> list[Event]:
         """All events since the last call, as soon as there is one; [] at the end."""
         await self._wait()
