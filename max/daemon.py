@@ -26,7 +26,7 @@ from .installations.project_folder import ProjectFolder
 from .model.struct import Struct
 from .project import Project, assemble
 from .runtime import LifecycleManager
-from .serve.daemon_folder import HTTP_TOKEN, LOG, RESUME, SYNCING, DaemonFolder
+from .serve.daemon_folder import ADDRESS, HTTP_TOKEN, LOG, RESUME, SYNCING, DaemonFolder
 from .serve.daemon_lock import DaemonLock, make_private
 from .serve.health_watch import HealthWatch
 from .serve.hooks import Hooks
@@ -218,7 +218,16 @@ class Http:
         token = Path(self._daemon.folder.file(HTTP_TOKEN))
         self.service = HttpService(self._daemon.methods, host.strip("[]"), int(port), token)
         await self.service.start()
-        log.info("answering at %s; the token is in %s", self.service.address, token)
+        address = self.service.address
+        await in_thread(lambda: self._noted(address, token))
+        log.info("answering at %s; the token is in %s", address, token)
+
+    def _noted(self, address: str, token: Path) -> None:
+        """Write down where it answers, and keep the tokens out of the log."""
+        self._daemon.lock.note(**{ADDRESS: address})
+        for line in token.read_text(encoding="ascii", errors="replace").splitlines():
+            for word in line.split()[-1:]:
+                self._daemon.redactor.learn(word)
 
     async def stop(self) -> None:
         """End the streams with a word, let what runs end, and listen no more."""

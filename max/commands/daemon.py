@@ -14,7 +14,7 @@ from ..errors import DaemonError, MaxError, NotFound, UsageError
 from ..installations.audit import audited
 from ..installations.project_folder import ProjectFolder
 from ..model.periods import parse_duration
-from ..serve.daemon_folder import LOG, DaemonFolder
+from ..serve.daemon_folder import ADDRESS, LOG, DaemonFolder
 from .console import console
 from .framework import Answer, Options, table
 from .parser import Parser, at_least_one
@@ -243,9 +243,13 @@ def run_daemon_status(options: Options) -> Answer:
         problem = error.render()
     found = [installation_facts(project, info, used.get(info.id)) for info in project.installations()]
     data = {**state.to_json(), "socket": folder.socket, "log": folder.file(LOG), "problem": problem or None}
+    address = folder.description().get(ADDRESS)
+    data["http"] = address
     data["installations"] = [one.to_json() for one in found]
     notes = [problem] if problem else []
-    return options.answer(data, partial(up_text, folder, state, found), notes, DOWN if problem else 0)
+    return options.answer(
+        data, partial(up_text, folder, state, found, address), notes, DOWN if problem else 0
+    )
 
 
 class InstallationFacts(NamedTuple):
@@ -309,12 +313,16 @@ def down_text(folder: DaemonFolder, state: DaemonState) -> list[str]:
     return [f"the daemon of {folder.root}: {said}"]
 
 
-def up_text(folder: DaemonFolder, state: DaemonState, found: Sequence[InstallationFacts]) -> Iterator[str]:
+def up_text(
+    folder: DaemonFolder, state: DaemonState, found: Sequence[InstallationFacts], address: Json
+) -> Iterator[str]:
     """The lines about a daemon that runs."""
     now = time.time()
     since = "" if state.since is None else f" for {short_age(max(0.0, now - state.since))}"
     yield f"the daemon of {folder.root}: running{since} (process {state.pid}, max {state.version})"
     yield f"  log: {folder.file(LOG)}"
+    if address:
+        yield f"  HTTP: {address}"
     columns = [Column("installation", whole=True), Column("in use for", right=True)]
     columns += [Column("sync", whole=True), Column("next", whole=True)]
     yield from table(columns, [facts_row(one, now) for one in found])

@@ -39,6 +39,7 @@ HTTP_TOKEN = "http.token"  # noqa: S105 - the name of a file
 DESCRIPTION = "project.json"
 # in it: the installations of which a sync was under way at the end, and whether the next daemon resumes them
 SYNCING, RESUME = "syncing", "resume"
+ADDRESS = "address"  # in it: the URL of the HTTP face
 LONGEST = 107 if sys.platform == "linux" else 103  # bytes in the path of a unix socket
 OTHERS = stat.S_IRWXG | stat.S_IRWXO  # every right of the group and of all users
 

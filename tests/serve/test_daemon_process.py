@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 
@@ -74,6 +75,17 @@ class TestLife:
         assert home.json("daemon", "restart", "--idle-stop", "off")["options"]["idle_stop"] is None
         home.max("daemon", "stop")
         until(lambda: not home.processes())
+
+    def test_status_says_where_it_answers_over_http_and_the_log_has_no_token(self, home: Home) -> None:
+        home.max("daemon", "start", "--http", "127.0.0.1:0")
+        address = home.json("daemon", "status")["http"]
+        with urlopen(f"{address}/health") as answer:
+            assert answer.status == 200
+        assert f"  HTTP: {address}\n" in home.max("daemon", "status")
+        (token,) = [one for one in home.folder().iterdir() if "token" in one.name]
+        assert token.read_text().strip() not in home.log()
+        home.max("daemon", "restart", "--http", "off")
+        assert home.json("daemon", "status")["http"] is None
 
     def test_it_belongs_to_no_terminal_and_has_no_parent_here(self, running: Home) -> None:
         pid = running.pid()
