@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -276,3 +277,21 @@ def test_a_link_in_the_place_of_the_audit_is_not_followed(folder: ProjectFolder,
 def test_only_its_owner_can_read_the_audit(folder: ProjectFolder) -> None:
     read(folder)
     assert (folder.root / ".max" / AUDIT).stat().st_mode & 0o777 == 0o600
+
+
+def test_p42_a_row_of_another_projects_chain_does_not_fit(
+    folder: ProjectFolder, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other = made(tmp_path_factory.mktemp("other"))
+    for project, name in ((folder, "a"), (other, "b")):
+        for n in range(3):
+            read(project, f"{name}{n}")
+    columns = [name for name in AuditRow._names if name != "facts"]
+    row = audit_rows(other)[1]
+    values = [*(getattr(row, name) for name in columns), json.dumps(row.facts)]
+    names = ", ".join([*columns, "facts"])
+    insert = f"INSERT INTO audit ({names}) VALUES ({', '.join('?' * len(values))})"
+    found = spoil(
+        folder, lambda db: [db.execute("DELETE FROM audit WHERE number = 2"), db.execute(insert, values)]
+    )
+    assert [one.split()[:2] for one in found] == [["row", "2"], ["row", "3"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 import pytest
@@ -189,3 +190,14 @@ def test_watch_says_what_is_wrong_with_its_words(
 ) -> None:
     run = cli("watch", *words)
     assert (run.status, message in run.err) == (2, True), run.err
+
+
+def test_p31_two_writings_at_the_same_moment_are_both_read(tmp_path: Path) -> None:
+    world = Installations(tmp_path)
+    world.happen("a")
+    follower = world.follower("a")
+    assert len([*follower.read()]) == 1
+    before = world.paths["a"].stat()
+    world.happen("a")
+    os.utime(world.paths["a"], ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert len([*follower.read()]) == 1
