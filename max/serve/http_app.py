@@ -30,7 +30,9 @@ from ..core import in_thread, logger
 from ..errors import HttpRefused, MaxError, UsageError
 from ..installations.actor import acting_as
 from ..model.values import Json
+from ..upstream.webhooks import LONGEST_BODY
 from .arguments import Parameter
+from .hooks import Hooks
 from .http_access import Access
 from .http_streams import EVENTS, PLAIN, WIRE, EventStream, Prompts
 from .methods import METHODS, Method, Methods
@@ -80,7 +82,6 @@ STATUSES = {
 
 
 HOOKS = "/hooks/"
-MOST_OF_HOOK = 25_000_000  # bytes: GitHub sends no longer ones
 LISTED = "GET /openapi.json says what there is"
 
 
@@ -215,14 +216,12 @@ def status_of(error: MaxError) -> int:
 
 
 Handler = Callable[["HttpApp", Request], Awaitable["Response | EventStream"]]
-HookReceiver = Callable[[str, Mapping[str, str], bytes], Awaitable[Response]]
 
 
 class HttpApp:
     """Answers the methods of a project over HTTP, as an ASGI app.
 
-    With ``read_only`` it has only what reads.  ``receive_hook`` takes a webhook: the installation, the
-    headers by lower-case name, the body; without it there are none.  ``guide`` gives the text of the MCP
+    With ``read_only`` it has only what reads, and takes no webhooks.  ``guide`` gives the text of the MCP
     resource ``max://guide``.
     """
 
@@ -234,14 +233,13 @@ class HttpApp:
         read_only: bool = False,
         bounds: Bounds | None = None,
         request_bounds: RequestBounds | None = None,
-        receive_hook: HookReceiver | None = None,
         guide: Callable[[], str] | None = None,
     ) -> None:
         self.methods, self.access, self.read_only = methods, access, read_only
         from .. import __version__
 
         self.bounds, self.request_bounds = bounds or Bounds(), request_bounds or RequestBounds()
-        self.receive_hook, self._guide = receive_hook, guide
+        self._hooks, self._guide = Hooks(methods), guide
         self.metrics = Metrics(methods.project.folder, __version__)
         self.server: HttpServer | None = None  # our own, when it is no host's
         self.prompts = Prompts()
@@ -387,11 +385,12 @@ class HttpApp:
 
     async def hook(self, request: Request) -> Response:
         """A service's webhook."""
-        if self.receive_hook is None:
+        if self.read_only:
             raise HttpRefused(404, "webhooks are not received here")
         names = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.headers.items()}
-        body = await request.body(self.request_bounds._replace(body=MOST_OF_HOOK))
-        return await self.receive_hook(request.path.removeprefix(HOOKS), names, body)
+        body = await request.body(self.request_bounds._replace(body=LONGEST_BODY))
+        answer = await self._hooks.receive(request.path.removeprefix(HOOKS), names, body)
+        return Response(answer.status, encoded(dict(answer.data)), headers=answer.headers)
 
     async def openapi(self, request: Request) -> Response:
         """The description of this face."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..core import in_thread, logger
 from .http_access import LOOPBACK, Access, read_tokens
-from .http_app import HookReceiver, HttpApp
+from .http_app import HttpApp
 from .http_server import HttpServer
 from .methods import Methods
 
@@ -33,11 +33,10 @@ class HttpService:
         origins: Iterable[str] = (),
         read_only: bool = False,
         guide: Callable[[], str] | None = None,
-        receive_hook: HookReceiver | None = None,
     ) -> None:
         self.methods, self.token_file, self.read_only = methods, token_file, read_only
         self._hosts = [*LOOPBACK, *hosts, *([] if host in ANY else [host])]
-        self._origins, self._guide, self._receive_hook = list(origins), guide, receive_hook
+        self._origins, self._guide = list(origins), guide
         self._host, self._port = host, port
         self.server: HttpServer | None = None
         self._app: HttpApp | None = None
@@ -62,7 +61,6 @@ class HttpService:
             Access(tokens, hosts=self._hosts, origins=self._origins),
             read_only=self.read_only,
             guide=self._guide,
-            receive_hook=self._receive_hook,
         )
         server = HttpServer(app, self._host, self._port, report=_report)
         await app.start()

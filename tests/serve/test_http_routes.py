@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from openapi_spec_validator import validate
 from prometheus_client.parser import text_string_to_metric_families
@@ -266,3 +267,27 @@ def test_ready_says_whether_the_project_can_be_read(own: Path) -> None:
         assert (await face.client.get("/health")).status_code == 200
 
     run(own, work)
+
+
+class TestHooks:
+    """/hooks/INSTALLATION, which ``serve/hooks.py`` answers."""
+
+    def test_it_needs_no_token_and_tells_a_stranger_nothing(self, own: Path) -> None:
+        async def work(face: Face) -> None:
+            async with httpx2.AsyncClient(base_url=face.server.address) as stranger:
+                for name in ("acme", "nothing", "acme:default", ""):
+                    answer = await stranger.post(
+                        f"/hooks/{name}", json={"a": 1}, headers={"host": "max.example"}
+                    )
+                    assert answer.status_code in (401, 404), (name, answer.text)
+                    assert answer.json()["error"]["code"] == "hook.refused"
+                assert (await stranger.post("/hooks/acme", content=b"x")).status_code == 415
+                assert (await stranger.get("/hooks/acme")).status_code == 405
+
+        run(own, work)
+
+    def test_one_that_only_reads_takes_none(self, own: Path) -> None:
+        async def work(face: Face) -> None:
+            assert (await face.client.post("/hooks/acme", json={})).status_code == 404
+
+        run(own, work, read_only=True)
