@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from max import errors
@@ -58,7 +58,11 @@ def crossed(value: Any) -> Any:
 
 any_text = st.text(max_size=8) | st.text(st.characters(categories=["Cs", "Cc", "Lu"]), max_size=4)
 zones = st.integers(-1439, 1439).map(lambda minutes: timezone(timedelta(minutes=minutes)))
+odd = st.sampled_from(
+    [float("nan"), float("inf"), -0.0, 10**4000, "\ud83d\ude00", "\ud83d", "a\0b", {"$ref": "no ref"}, {1: 2}]
+)
 plain = st.one_of(
+    odd,
     st.none(),
     st.booleans(),
     st.integers(),
@@ -84,13 +88,14 @@ anything = st.recursive(
     lambda inner: st.one_of(
         st.lists(inner, max_size=3),
         st.lists(inner, max_size=3).map(tuple),
-        st.dictionaries(any_text.map("${}".format) | keys, inner, max_size=3),
+        st.dictionaries(st.sampled_from(["$ref", "$dict", "$x"]) | keys, inner, max_size=3),
         st.dictionaries(any_text, inner, max_size=3).map(MappingProxyType),
     ),
     max_leaves=6,
 )
 
 
+@settings(max_examples=300)
 @given(anything)
 def test_p18_any_value_crosses_unchanged_in_value_and_type(value: Any) -> None:
     assert same(value, crossed(value))
