@@ -59,7 +59,7 @@ def crossed(value: Any) -> Any:
 any_text = st.text(max_size=8) | st.text(st.characters(categories=["Cs", "Cc", "Lu"]), max_size=4)
 zones = st.integers(-1439, 1439).map(lambda minutes: timezone(timedelta(minutes=minutes)))
 odd = st.sampled_from(
-    [float("nan"), float("inf"), -0.0, 10**4000, "\ud83d\ude00", "\ud83d", "a\0b", {"$ref": "no ref"}, {1: 2}]
+    [float("nan"), float("inf"), -0.0, 10**1300, "\ud83d\ude00", "\ud83d", "a\0b", {"$ref": "no ref"}, {1: 2}]
 )
 plain = st.one_of(
     odd,
