@@ -19,7 +19,7 @@ from max.serve.client import Client
 from max.serve.methods import METHODS, Method, Methods, find_method
 from max.serve.streams import End, Stream
 from tests.serve.alike import same
-from tests.serve.transports import TRANSPORTS, Transport
+from tests.serve.transports import PROMPTING, TRANSPORTS, Transport
 
 ACME, USER, TASK = "acme:default", "AcmeUser", "AcmeTask"
 
@@ -367,7 +367,7 @@ class Questions(Methods):
 class TestPrompts:
     """Questions cross the connection, and their answers come back."""
 
-    @pytest.mark.parametrize("transport", TRANSPORTS.values(), ids=TRANSPORTS)
+    @pytest.mark.parametrize("transport", PROMPTING.values(), ids=PROMPTING)
     def test_every_kind_of_question_reaches_the_person_and_is_answered(
         self, transport: Transport, tmp_path: Path
     ) -> None:
@@ -388,7 +388,7 @@ class TestPrompts:
             ("confirm", "sure?"),
         ]
 
-    @pytest.mark.parametrize("transport", TRANSPORTS.values(), ids=TRANSPORTS)
+    @pytest.mark.parametrize("transport", PROMPTING.values(), ids=PROMPTING)
     def test_a_person_who_interrupts_ends_the_call_on_both_sides(
         self, transport: Transport, tmp_path: Path
     ) -> None:

@@ -6,15 +6,27 @@ A transport is a context manager: in goes the Methods that answer, out comes wha
 from __future__ import annotations
 
 import asyncio
+import json
 import os
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, closing
+from http.client import HTTPConnection
 from pathlib import Path
+from typing import Any
 
+from max.core import in_thread
 from max.serve.client import Client
-from max.serve.methods import Methods
+from max.serve.http_access import Access, Tokens
+from max.serve.http_app import HttpApp
+from max.serve.http_server import HttpServer
+from max.serve.http_streams import EVENTS, WIRE
+from max.serve.methods import Method, Methods
 from max.serve.protocol import Bounds, serve_connection
 from max.serve.socket import SocketServer
+from max.serve.streams import End, Stream
+from max.serve.wire import Wire
+
+TOKEN = "a-token-that-only-tests-have-0123456789"
 
 Transport = Callable[[Methods, Path], AbstractAsyncContextManager[Methods]]
 
@@ -70,4 +82,61 @@ async def pipe_writer(descriptor: int) -> asyncio.StreamWriter:
     return asyncio.StreamWriter(transport, protocol, None, loop)
 
 
-TRANSPORTS: dict[str, Transport] = {"direct": direct, "unix": unix, "stdio": stdio}
+class HttpClient(Methods):
+    """Methods that a server answers over HTTP, in the form in which nothing is lost."""
+
+    def __init__(self, port: int, token: str) -> None:
+        self._port, self._token = port, token
+
+    def _answer(self, method: Method, arguments: dict[str, Any]) -> Any:
+        return Stream(self._items(method, arguments)) if method.streams else self._ask(method, arguments)
+
+    async def _ask(self, method: Method, arguments: dict[str, Any]) -> Any:
+        return read_answer(json.loads(await self._post(method, arguments, WIRE)))
+
+    async def _items(self, method: Method, arguments: dict[str, Any]) -> AsyncGenerator[Any, None]:
+        body = (await self._post(method, arguments, f"{WIRE}, {EVENTS}")).decode()
+        if body.startswith("{"):
+            read_answer(json.loads(body))
+        for event in filter(None, body.split("\n\n")):
+            lines = dict(line.split(": ", 1) for line in event.splitlines() if not line.startswith(":"))
+            if "data" in lines:
+                data = json.loads(lines["data"])
+                yield End(read_answer(data)) if lines.get("event") == "end" else Wire().decode_whole(data)
+
+    async def _post(self, method: Method, arguments: dict[str, Any], accept: str) -> bytes:
+        head = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
+
+        def ask() -> bytes:
+            connection = HTTPConnection("127.0.0.1", self._port)
+            with closing(connection):
+                body = json.dumps(arguments)
+                connection.request("POST", f"/v1/{method.name}", body, head | {"Accept": accept})
+                return connection.getresponse().read()
+
+        return await in_thread(ask)
+
+
+def read_answer(data: dict[str, Any]) -> Any:
+    """The result in an answer; raises its error."""
+    if "error" in data:
+        raise Wire().decode_whole(data["error"])
+    return Wire().decode_whole(data["result"])
+
+
+@asynccontextmanager
+async def http(methods: Methods, folder: Path) -> AsyncIterator[Methods]:
+    """HTTP on the loopback interface."""
+    app = HttpApp(methods, Access(Tokens({"test": TOKEN})))
+    server = HttpServer(app)
+    await app.start()
+    await server.start()
+    try:
+        yield HttpClient(server.port, TOKEN)
+    finally:
+        await app.stop()
+        await server.stop()
+
+
+TRANSPORTS: dict[str, Transport] = {"direct": direct, "unix": unix, "stdio": stdio, "http": http}
+PROMPTING = {name: one for name, one in TRANSPORTS.items() if name != "http"}  # see test_http_app.py
