@@ -261,9 +261,9 @@ class _ServerConnection:
 
     async def _begin(self, message: dict[str, Json]) -> None:
         """Begin a call, or refuse it."""
-        id, window = message.get("id"), message.get("window")
+        id, window = _id(message.get("id")), message.get("window")
         try:
-            if _id(id) is None:
+            if id is None:
                 raise ProtocolError("a call has an id: a text or a whole number")
             if id in self._calls:
                 raise ProtocolError(f"the call {id!r} is open already")
@@ -271,7 +271,7 @@ class _ServerConnection:
                 raise ProtocolError("a window is a whole number of events")
             self._bounds.admit(len(self._calls))
         except MaxError as error:
-            await self._send_error(id if id not in self._calls else None, error)
+            await self._send_error(None if id in self._calls else id, error)
             return
         call = self._calls[id] = _Call(id, window)
         self._bounds.open_calls += 1
