@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from .core import InstallationInfo as InstallationInfo
     from .core import SyncMeta as SyncMeta
     from .core import SyncOptions as SyncOptions
+    from .errors import ConnectionLost as ConnectionLost
+    from .errors import DaemonBusy as DaemonBusy
     from .errors import FieldNotLoaded as FieldNotLoaded
     from .errors import HistoryError as HistoryError
     from .errors import Interrupted as Interrupted
@@ -67,6 +69,7 @@ if TYPE_CHECKING:
     from .query.reader import Reader as Reader
     from .runtime import InstallationRuntime as InstallationRuntime
     from .runtime import RepeatedSync as RepeatedSync
+    from .serve.client import Client as Client
     from .serve.scheduler import Scheduler as Scheduler
     from .storage.quarantine import Quarantined as Quarantined
     from .storage.schema_diff import MigrationPlan as MigrationPlan
@@ -84,8 +87,8 @@ __version__ = "0.1.0"
 
 HOMES = """
 core: BoundQuery Engine InstallationInfo SyncMeta SyncOptions
-errors: FieldNotLoaded HistoryError Interrupted InvalidCursor MaxError NotFound ProjectError
-errors: StorageError SyncError SyncRunning UnknownName UpstreamError UsageError
+errors: ConnectionLost DaemonBusy FieldNotLoaded HistoryError Interrupted InvalidCursor
+errors: MaxError NotFound ProjectError StorageError SyncError SyncRunning UnknownName UpstreamError UsageError
 execution: SyncHandle
 installations.onboarding: onboard OnboardingResult Prompter
 installations.registry: ConnectorRegistry
@@ -104,6 +107,7 @@ model.values: Json
 project: Project
 query.reader: Reader
 runtime: InstallationRuntime RepeatedSync
+serve.client: Client
 serve.scheduler: Scheduler
 storage.quarantine: Quarantined
 storage.schema_diff: MigrationPlan

@@ -89,7 +89,7 @@ async def until(holds: Callable[[], object]) -> None:
 
 
 class TestBounds:
-    """P43: pending work has a bound, and whoever is beyond it learns when to come again."""
+    """P43: pending work has a bound, and a caller beyond it learns when to come again."""
 
     STEPS = st.lists(st.tuples(st.sampled_from(["ask", "answer", "cancel"]), st.integers(0, 2)), max_size=40)
 
@@ -149,7 +149,7 @@ class TestBounds:
 
         asyncio.run(run())
 
-    def test_a_client_that_never_reads_delays_nobody_and_is_dropped(self) -> None:
+    def test_a_client_that_never_reads_delays_no_other_and_is_dropped(self) -> None:
         async def run() -> None:
             methods = Held()
             bounds = Bounds(patience=0.3)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from max import Engine, Filter, Query, QueryPage
+from max import Client, Engine, Filter, Query, QueryPage
 from max.connecting import (
     AccountField,
     Batch,
@@ -268,3 +268,12 @@ def maps(rows: list[Json]) -> None:
     Page.read(Issue, rows, next=2)  # M96 a cursor that is a number
     Batch.read(Issue, rows, {"title": "x"})  # M97 a name in place of a field
     Issue.read(rows[0], fields=[User.login])  # M98 a field of another entity
+
+
+async def asks(client: Client) -> None:
+    await client.serch("acme", "AcmeUser")  # M99 a method that the table does not have
+    await client.search("acme")  # M100 without the entity
+    await client.search("acme", "AcmeUser", limit="5")  # M101 a limit that is a text
+    await client.request("acme", "halt")  # M102 a command that there is not
+    number: str = await client.count("acme", "AcmeUser")  # M103 a result of another type
+    print(client.sync("acme").status)  # M104 a stream taken for a sync
