@@ -235,7 +235,7 @@ def _row(
         "process": by.process or describe_worker(worker),
         "via": by.via,
         "action": action,
-        "installation": named,
+        "installation": named.encode("utf-8", "replace").decode(),  # as asked for, it may be no valid text
         "facts": _short(facts),
     }
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ..errors import UnknownName, UsageError
-from ..model.values import Json
+from ..model.values import Json, is_text
 
 KINDS: Mapping[str, tuple[type, ...]] = {
     "string": (str,),
@@ -29,6 +29,8 @@ WORDS = {
     "array": "a list",
     "null": "null",
 }
+
+LARGEST = 2**63 - 1  # a whole number that a database can take
 
 
 class Parameter(NamedTuple):
@@ -76,6 +78,11 @@ class Parameter(NamedTuple):
         """The value; UsageError when it cannot be meant."""
         if not self._fits(value):
             raise UsageError(f"{name!r} is {self._expected()}, not {value!r:.60}")
+        for text in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(text, str) and not is_text(text):
+                raise UsageError(f"{name!r} holds half a character, which no stored text has")
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise UsageError(f"{name!r} is at most {LARGEST}, and not such a number")
         whole = isinstance(value, int) and not isinstance(value, bool) and "integer" in self.kinds
         if whole and not self.lowest <= value <= (self.most or value):  # type: ignore[operator]  # an int
             raise UsageError(f"{name!r} is from {self.lowest} to {self.most or 'any'}, not {value}")

@@ -121,6 +121,29 @@ class TestMethods:
 
         run(synced, work, request=RequestBounds(body_time=0.1))
 
+    def test_no_odd_value_of_any_parameter_is_a_bug(self, own: Path) -> None:
+        odd: dict[str, list[Any]] = {
+            "string": ["", "\x00", "\ud800", "../..", "9" * 400],
+            "integer": [-1, 2**63, 10**400],
+            "number": [-1, 1e308, 2**70, 10**400],
+            "array": [[], ["\ud800"], [1], [None], [{}]],
+            "object": [{}, {"\x00": 1}, {"a": "\ud800"}],
+        }
+        needed = {"installation": "acme", "entity": "AcmeUser", "what": ["AcmeUser"], "statement": "SELECT 1"}
+
+        async def work(face: Face) -> None:
+            for name, method in METHODS.items():
+                if name == "events":  # it does not end
+                    continue
+                rest = {key: needed[key] for key in method.parameters if key in needed}
+                for key, one in method.parameters.items():
+                    for value in [value for kind in one.kinds for value in odd.get(kind, [])]:
+                        content = json.dumps({**rest, key: value}).encode()
+                        answer = await face.client.post(f"/v1/{name}", content=content, headers=JSON_ALONE)
+                        assert answer.status_code != 500, (name, key, value, answer.text)
+
+        run(own, work)
+
     def test_a_bug_is_500_and_does_not_show_its_place(
         self, synced: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -137,6 +160,7 @@ class TestMethods:
 
 
 JSON = {"content-type": "application/json"}
+JSON_ALONE = {**JSON, "accept": "application/json"}
 
 
 def answer_to(prompt: Any) -> Any:
