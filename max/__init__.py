@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from .runtime import InstallationRuntime as InstallationRuntime
     from .runtime import RepeatedSync as RepeatedSync
     from .serve.client import Client as Client
+    from .serve.remote_runtime import isolated as isolated
     from .serve.scheduler import Scheduler as Scheduler
     from .storage.quarantine import Quarantined as Quarantined
     from .storage.schema_diff import MigrationPlan as MigrationPlan
@@ -109,6 +110,7 @@ query.reader: Reader
 runtime: InstallationRuntime RepeatedSync
 serve.client: Client
 serve.scheduler: Scheduler
+serve.remote_runtime: isolated
 storage.quarantine: Quarantined
 storage.schema_diff: MigrationPlan
 sync.events: Events

@@ -66,7 +66,7 @@ class Foreground:
 
     async def sync(
         self,
-        project: Project,
+        project: Project[Runtime],
         info: InstallationInfo,
         begin: Begin,
         recording: UpstreamAccess | None = None,

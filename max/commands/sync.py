@@ -6,14 +6,24 @@ import argparse
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from itertools import chain
 from typing import NamedTuple
 
+from .. import __version__
 from ..core import InstallationInfo, Runtime, Sync, SyncOptions
-from ..errors import Interrupted, MaxError, StorageError, SuspiciousRemoval, UnknownName, UsageError, describe
+from ..errors import (
+    DaemonError,
+    Interrupted,
+    MaxError,
+    StorageError,
+    SuspiciousRemoval,
+    UnknownName,
+    UsageError,
+    describe,
+)
 from ..installations.onboarding import OnboardingResult, needs_answers, onboard
 from ..installations.project_folder import ProjectFolder
 from ..model.loaders import Resolver
@@ -21,6 +31,9 @@ from ..model.tasks import Status, SyncCommand, SyncResult
 from ..model.values import Json
 from ..project import Project
 from ..query.maintenance import request
+from ..serve.client import Client
+from ..serve.daemon_folder import DaemonFolder
+from ..serve.remote_runtime import DaemonLink, RemoteRuntime
 from ..sync.task_graph import named_fields, options_json
 from ..upstream.recording import Recording, UpstreamAccess
 from ..upstream.recording_file import refuse_existing
@@ -43,6 +56,8 @@ SCOPE = {  # the flags of `max sync` that widen or narrow what it fetches
     "allow-removals": "remove every deleted row, however many there are",
 }
 WORST = (0, 3, 1)  # exit statuses, the worst last; a signal's are worse
+GREETING = 5.0  # seconds that a daemon may take to speak
+OTHER_CODE = ("MAX_CONNECTORS", "MAX_TRUST")  # variables that the daemon may have otherwise
 LAST_SYNCS = 20  # among which the completed one before is looked for
 CONTRADICTIONS = {  # by option: those that it excludes
     "all": ("retry_failed", "only", "record", "replay"),
@@ -294,9 +309,44 @@ def ended(
     events = options.output == "ndjson"
     expected = {} if events or options.quiet else expected_rows(options, project, info)
     foreground = Foreground(console().stderr, events=events, quiet=options.quiet, expected=expected)
-    result = asyncio.run(foreground.sync(Project(project), info, begin, recording))
+
+    async def sync() -> SyncResult:
+        async with opened(options, project, recording) as found:
+            return await foreground.sync(found, info, begin, recording)
+
+    result = asyncio.run(sync())
     interrupted = result.status in (Status.PAUSED, Status.INTERRUPTED)
     return result, foreground.exit_status if interrupted else EXIT.get(result.status, 1)
+
+
+@asynccontextmanager
+async def opened(
+    options: Options, project: ProjectFolder, recording: UpstreamAccess | None
+) -> AsyncIterator[Project[Runtime]]:
+    """The project, whose runtimes are those of its daemon when one runs that would sync as this process does.
+
+    A recording is made, or replayed, here.
+    """
+    asked = console().environment
+    here = recording is not None or options.direct or asked.get("MAX_DAEMON") == "0"
+    folder = DaemonFolder(project.root)
+    if here or any(asked.get(name) for name in OTHER_CODE) or not folder.has_socket():
+        yield Project(project)
+        return
+    async with AsyncExitStack() as connected:
+        client = None
+        with suppress(DaemonError, TimeoutError):  # it has just ended, or speaks otherwise
+            async with asyncio.timeout(GREETING):
+                client = await connected.enter_async_context(Client.at(folder.socket))
+        if client is None or client.version != __version__:
+            yield Project(project)
+        else:
+            yield Project(project, runtimes=partial(in_daemon, client))
+
+
+def in_daemon(client: Client, folder: ProjectFolder, info: InstallationInfo) -> Runtime:
+    """The runtime of an installation in the project's daemon."""
+    return RemoteRuntime(DaemonLink(client, info))
 
 
 def expected_rows(options: Options, project: ProjectFolder, info: InstallationInfo) -> dict[str, int]:

@@ -740,7 +740,7 @@ class Methods:
     async def _follow(
         self, installation: str, sync: str | None, *, progress: bool
     ) -> AsyncGenerator[Event | Progress | End[SyncResult], None]:
-        handle = (await self.project.runtime(installation)).latest
+        handle = await self.project.latest(installation)
         if handle is None or sync not in (None, handle.id):
             raise NotFound("sync in this process", sync or "", hint=f"max runs {installation}")
         early = None if progress else self._early.pop(handle, None)

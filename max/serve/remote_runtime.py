@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 from weakref import ReferenceType, WeakSet, ref
 
 from ..core import Runtime, Sync, SyncOptions
-from ..errors import ConnectionLost, Interrupted, MaxError, NotFound, SyncRunning, describe
+from ..errors import ConnectionLost, Interrupted, MaxError, NotFound, RunnerFailed, SyncRunning, describe
 from ..model.entities import Entity, FieldOf, Ref
 from ..model.sync_events import Event, EventKind, Origin, Progress
 from ..model.tasks import Status
@@ -123,7 +123,13 @@ class RemoteRuntime(Runtime):
         given |= {"discard_unfinished": discard_unfinished, "schedule": schedule}
         by = {"schedule": schedule} if schedule else {}
         async with self.link.audited("sync", **options_json(options), **by):
-            id = await self.ask(lambda client: client.begin_sync(self.name, **given))
+            try:
+                id = await self.ask(lambda client: client.begin_sync(self.name, **given))
+            except RunnerFailed:  # perhaps in the first task of a sync that had begun
+                unfinished = await self.link.unfinished()
+                if unfinished is None:
+                    raise
+                id = unfinished
         return self._begun(id, schedule)
 
     async def retry_failed(self, sync: str | None = None) -> RemoteSync:
@@ -416,6 +422,10 @@ class DaemonLink(Link):
     async def recover(self, error: MaxError, sync: str) -> SyncResult | None:
         """The error: nothing is started in place of a daemon."""
         raise error
+
+    async def unfinished(self) -> str | None:
+        """None: the daemon sees to that."""
+        return None
 
     async def close(self) -> None:
         """Nothing: the daemon goes on."""

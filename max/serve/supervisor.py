@@ -105,6 +105,9 @@ class Link(Protocol):
         Raises the error when to go on is pointless.
         """
 
+    async def unfinished(self) -> str | None:
+        """The sync that a process which has just ended had begun, and that can go on; None without one."""
+
     async def close(self) -> None:
         """End what this has started; it may be used again."""
 
@@ -443,6 +446,18 @@ class Supervisor(Link):
             raise RunnerFailed(words, hint=error.hint, last_words=getattr(error, "last_words", ""))
         await asyncio.sleep(min(LONGEST_WAIT, FIRST_WAIT * 2 ** (self._crashes - 1)))
         return None
+
+    async def unfinished(self) -> str | None:
+        """The newest sync, when it has not ended; None else."""
+
+        def newest() -> str | None:
+            path = self._folder.database(self._info)
+            if not path.exists():
+                return None
+            with open_reader(path, self._info) as reader:
+                return next((run.id for run in reader.runs(1) if not run.status.final), None)
+
+        return await in_thread(newest)
 
     def _result(self, sync: str) -> SyncResult:
         with open_reader(self._folder.database(self._info), self._info) as reader:

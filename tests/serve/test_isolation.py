@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from max import Project
 from max.core import Runtime, SyncOptions
+from max.daemon import Daemon
 from max.errors import Interrupted, LoaderFault, MaxError, RunnerFailed, SyncError
 from max.model.event_log import EventKind
 from max.model.sync_events import EventKind as SyncEventKind
@@ -471,3 +473,35 @@ def crashes(project: Made, name: str) -> list[Any]:
     with reader(project.folder.database(info)) as connection:
         found = events_after(connection, None, kinds=[EventKind.RUNNER_CRASHED]).events
     return [one.facts for one in found]
+
+
+# -- a daemon --------------------------------------------------------------------------------------
+
+
+def test_max_sync_uses_the_runtime_of_the_daemon_which_runs_no_loader_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MAX_CONNECTORS", raising=False)
+
+    async def scenario(project: Made) -> None:
+        await wild(project, does="segfault", times=2)
+        await wild(project, "other")
+        daemon = Daemon(project.folder)
+        await daemon.start()
+        try:
+            words = [sys.executable, "-P", "-m", "max", "-C", str(project.folder.root), "sync"]
+            for name in ("default", "other"):
+                command = await asyncio.create_subprocess_exec(
+                    *words, f"wild:{name}", "-o", "json", env=supervisor.environment(), stdout=-1, stderr=-1
+                )
+                out, err = await command.communicate()
+                assert command.returncode == 0, err
+                assert json.loads(out)["counts"] == {"Beast": 6}
+            assert len(daemon.project.list_runtimes()) == 2
+            pids = {int(line.split()[1]) for line in notes(project).read_text().splitlines()}
+            assert len(pids) == 3
+            assert os.getpid() not in pids
+        finally:
+            await daemon.stop()
+
+    run(tmp_path, scenario)
