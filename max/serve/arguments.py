@@ -81,11 +81,11 @@ class Parameter(NamedTuple):
         for text in value if isinstance(value, list | tuple) else [value]:
             if isinstance(text, str) and not is_text(text):
                 raise UsageError(f"{name!r} holds half a character, which no stored text has")
-        if isinstance(value, int) and abs(value) > LARGEST:
-            raise UsageError(f"{name!r} is at most {LARGEST}, and not such a number")
         whole = isinstance(value, int) and not isinstance(value, bool) and "integer" in self.kinds
         if whole and not self.lowest <= value <= (self.most or value):  # type: ignore[operator]  # an int
             raise UsageError(f"{name!r} is from {self.lowest} to {self.most or 'any'}, not {value}")
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise UsageError(f"{name!r} is at most {LARGEST}, and not such a number")
         if self.choices and isinstance(value, str) and value not in self.choices:
             raise UnknownName(name, value, self.choices)
         return value
