@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from max.errors import DaemonBusy, LoaderFault, StorageLocked
@@ -18,6 +19,7 @@ from max.project import Project
 from max.serve.hooks import AT_ONCE, Hooks
 from max.serve.methods import Methods
 from tests.hooked import KEY, WEBHOOK
+from tests.serve.http_face import face
 
 CONNECTOR = """
 from __future__ import annotations
@@ -179,3 +181,30 @@ def test_what_a_process_has_left_is_fetched_when_the_next_one_starts(tmp_path: P
 
     using(tmp_path, left)
     using(tmp_path, again)
+
+
+def test_a_hook_goes_the_whole_way_over_http_without_a_token(tmp_path: Path) -> None:
+    async def main() -> list[int]:
+        async with project_in(tmp_path) as project:
+            await (await (await project.runtime(BOARD)).sync()).completion()
+        async with face(tmp_path) as one, httpx2.AsyncClient(base_url=one.server.address) as service:
+            headers, body = request({"note": "1"})
+            forged = {**headers, "x-board-signature": "sha256=00"}
+            sent = [headers, headers, forged]
+            return [
+                (await service.post(f"/hooks/{BOARD}", headers=given, content=body)).status_code
+                for given in sent
+            ]
+
+    assert asyncio.run(main()) == [200, 200, 401]
+
+
+def test_a_face_that_only_reads_takes_no_hooks(tmp_path: Path) -> None:
+    async def main() -> int:
+        async with project_in(tmp_path):
+            pass
+        async with face(tmp_path, read_only=True) as one:
+            headers, body = request({"note": "1"})
+            return (await one.client.post(f"/hooks/{BOARD}", headers=headers, content=body)).status_code
+
+    assert asyncio.run(main()) == 404
