@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Self
 from ..core import in_thread
 from ..errors import ConnectionLost
 from .daemon_folder import DaemonFolder
-from .methods import PROMPTER, Method, Methods
+from .method import PROMPTER, Method
+from .methods import Methods
 from .protocol import ClientConnection
 from .streams import End, Stream
 

@@ -35,7 +35,8 @@ from .arguments import Parameter
 from .hooks import Hooks
 from .http_access import Access
 from .http_streams import EVENTS, PLAIN, WIRE, EventStream, Prompts
-from .methods import METHODS, Method, Methods
+from .method import Method
+from .methods import METHODS, Methods
 from .metrics import Metrics
 from .openapi import TEXT, describe
 from .plain_json import plain

@@ -34,7 +34,7 @@ from .wire import Wire
 if TYPE_CHECKING:
     from .http_app import HttpApp, Request
     from .http_server import Send
-    from .methods import Method
+    from .method import Method
 
 PLAIN, EVENTS = "application/json", "text/event-stream"
 WIRE = "application/vnd.max+json"  # the type of answers that Client reads: nothing is lost in them

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConnectionLost, RunnerFailed
 from ..model.settings import DEFAULTS
-from .methods import PROMPTER, Method, Methods
+from .method import PROMPTER, Method
+from .methods import Methods
 from .remote_runtime import RemoteRuntime
 from .supervisor import NotStarted, Runner
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from ..model.values import Json
 from .arguments import input_schema
 from .http_streams import EVENTS, PLAIN, WIRE
-from .methods import Method
+from .method import Method
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 ERROR: Json = {

@@ -34,7 +34,8 @@ from ..installations.audit import recorded_elsewhere
 from ..installations.project_folder import ProjectFolder
 from ..model.settings import DEFAULTS
 from ..project import Project
-from .methods import Method, Methods
+from .method import Method
+from .methods import Methods
 from .protocol import Bounds, serve_connection
 from .standard_streams import standard_streams
 from .supervisor import OVER_MEMORY

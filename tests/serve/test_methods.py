@@ -16,7 +16,8 @@ import pytest
 from max import Project
 from max.errors import MaxError, UnknownName, UsageError
 from max.serve.client import Client
-from max.serve.methods import METHODS, Method, Methods, find_method
+from max.serve.method import Method
+from max.serve.methods import METHODS, Methods, find_method
 from max.serve.streams import End, Stream
 from tests.serve.alike import same
 from tests.serve.transports import PROMPTING, TRANSPORTS, Transport

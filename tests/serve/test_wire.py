@@ -211,7 +211,9 @@ class Stranger(Struct):
     size: int
 
 
-@pytest.mark.parametrize("value", [Stranger(1), object(), sys, print, Path("x")], ids=lambda one: type(one).__name__)
+@pytest.mark.parametrize(
+    "value", [Stranger(1), object(), sys, print, Path("x")], ids=lambda one: type(one).__name__
+)
 def test_a_value_of_a_class_that_is_in_no_table_is_refused_where_it_is_made(value: Any) -> None:
     with pytest.raises(TypeError, match="may not cross"):
         Wire().encode(value)

@@ -20,7 +20,8 @@ from max.serve.http_access import Access, Tokens
 from max.serve.http_app import HttpApp
 from max.serve.http_server import HttpServer
 from max.serve.http_streams import EVENTS, WIRE
-from max.serve.methods import Method, Methods
+from max.serve.method import Method
+from max.serve.methods import Methods
 from max.serve.protocol import Bounds, serve_connection
 from max.serve.socket import SocketServer
 from max.serve.streams import End, Stream
