@@ -43,7 +43,7 @@ EXAMPLES: list[tuple[str, dict[str, Any]]] = [
     ("rows", {"installation": ACME, "entity": TASK, "columns": "title,assignee.name", "limit": 3}),
     ("get", {"installation": ACME, "entity": USER, "id": "w1-u1"}),
     ("get", {"installation": ACME, "entity": USER, "id": "w1-u1", "fields": "name"}),
-    ("get", {"installation": ACME, "entity": USER, "id": "\ud83d\0"}),
+    ("get", {"installation": ACME, "entity": USER, "id": "\U0001f600\0"}),
     ("count", {"installation": ACME, "entity": USER}),
     ("count_by", {"installation": ACME, "entity": TASK, "by": "assignee,due_date:month", "max": "title"}),
     ("values", {"installation": ACME, "entity": TASK, "field": "status", "limit": 3}),
@@ -278,6 +278,8 @@ class TestTheTable:
 WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("search", {"entity": 7}, "'entity' is a text, not 7"),
     ("search", {"entity": None}, "'entity' is a text, not None"),
+    ("get", {"id": "\ud83d"}, "'id' holds half a character"),
+    ("search", {"limit": 2**63}, "'limit' is"),
     ("search", {"limit": True}, "'limit' is a whole number, not True"),
     ("search", {"limit": -1}, "'limit' is from 0 to"),
     ("search", {"where": ["a", 1]}, "'where' is a text or a list of texts or null, not"),
