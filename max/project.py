@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from .query.sql import SqlAnswer, Values
     from .runtime import InstallationRuntime
     from .serve.http_app import HttpApp
+    from .serve.methods import MethodCall
     from .storage.schema_diff import MigrationPlan
     from .upstream.operations import Call, FlowController
     from .upstream.recording import UpstreamAccess
@@ -604,21 +605,23 @@ class Project(Generic[R]):
         hosts: Sequence[str] = (),
         origins: Sequence[str] = (),
         read_only: bool = False,
+        middlewares: Sequence[Middleware[MethodCall]] = (),
     ) -> HttpApp:
         """The project over HTTP, as an ASGI app for a server that runs in this program.
 
         ``token`` is what callers send as ``Authorization: Bearer …``, or several by name; UsageError for
         one that is too short.  ``hosts`` are the names by which the server is addressed, beside those of
-        this machine alone, ``origins`` those of pages that may ask.  The app starts nothing before it is
-        asked; when its host ends, its streams end.  What it started are the project's runtimes, which
-        ``stop_all``, or the end of the ``async with``, stops.
+        this machine alone, ``origins`` those of pages that may ask.  ``middlewares`` are around every
+        call of a method, each a function from the call to an async context manager.  The app starts
+        nothing before it is asked; when its host ends, its streams end.  What it started are the
+        project's runtimes, which ``stop_all``, or the end of the ``async with``, stops.
         """
         from .serve.http_access import LOOPBACK, Access, Tokens
         from .serve.http_app import HttpApp
         from .serve.methods import Methods
 
         access = Access(Tokens(token), hosts=[*LOOPBACK, *hosts], origins=origins)
-        methods = Methods(cast("Project[Any]", self))
+        methods = Methods(cast("Project[Any]", self), middlewares=middlewares)
         return HttpApp(methods, access, read_only=read_only)
 
     # -- runtimes --------------------------------------------------------------------------

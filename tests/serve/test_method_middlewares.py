@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from max.errors import NotFound, PermissionDenied, UnknownName
@@ -102,3 +103,25 @@ def test_a_refused_method_changes_nothing(tmp_path: Path) -> None:
         "before 2",
         ("after 1", "disconnect", "PermissionDenied"),
     )
+
+
+def test_the_http_face_of_a_project_takes_middlewares(tmp_path: Path) -> None:
+    seen: list[tuple[str, str]] = []
+
+    @asynccontextmanager
+    async def watch(call: MethodCall) -> AsyncIterator[None]:
+        seen.append((call.method, call.by.via))
+        yield
+
+    async def main() -> None:
+        token = "a-token-that-is-long-enough"
+        async with Project.open(tmp_path, create=True) as project:
+            app = project.serve(token={"ci": token}, middlewares=[watch])
+            transport = httpx2.ASGITransport(app)
+            headers = {"authorization": f"Bearer {token}"}
+            async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
+                answer = await client.post("/v1/installations", json={}, headers=headers)
+        assert answer.json() == {"result": []}
+
+    asyncio.run(main())
+    assert seen == [("installations", "http:ci")]
