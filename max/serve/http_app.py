@@ -347,8 +347,8 @@ class HttpApp:
         return await self.ask(method, params, request)
 
     def serves(self, method: Method) -> bool:
-        """Whether a method can be asked here."""
-        return method.reads or not self.read_only
+        """Whether a method can be asked here: a caller may be on another machine."""
+        return not method.local and (method.reads or not self.read_only)
 
     async def params(self, method: Method, request: Request) -> dict[str, Json]:
         """The parameters of a call, from the body or the query."""

@@ -96,9 +96,21 @@ class TestMethods:
         async def work(face: Face) -> None:
             for name, method in METHODS.items():
                 answer = await face.client.post(f"/v1/{name}", json={"nothing": 1})
-                assert answer.status_code == (400 if method.reads else 404), name
+                assert answer.status_code == (400 if method.reads and not method.local else 404), name
 
         run(synced, work, read_only=True)
+
+    def test_what_is_for_this_machine_alone_is_not_there(self, synced: Path) -> None:
+        async def work(face: Face) -> None:
+            described = (await face.client.get("/openapi.json")).json()["paths"]
+            for name in [name for name, method in METHODS.items() if method.local]:
+                for verb in ("POST", "GET"):
+                    answer = await face.client.request(verb, f"/v1/{name}")
+                    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "http.refused"), name
+                assert f"/v1/{name}" not in described
+
+        assert METHODS["command"].local
+        run(synced, work)
 
     def test_one_request_too_many_is_503_and_says_when_to_come_again(self, synced: Path) -> None:
         async def work(face: Face) -> None:
