@@ -447,6 +447,14 @@ def _check_webhook(webhook: object, connector: AnyConnector, where: str) -> None
             f"{where}.secret is {webhook.secret!r}, which is no declared secret",
             hint="make it a Credential, and add it to credentials=",
         )
+    _check_signature(webhook, where)
+    if inspect.iscoroutinefunction(webhook.changes):
+        raise ConnectorError(f"{where}.changes is async; it reads what it is given, and calls nothing")
+    _check_arguments(webhook.changes, 1, f"{where}.changes")
+
+
+def _check_signature(webhook: Webhook, where: str) -> None:
+    """ConnectorError unless it can be said how a webhook is signed."""
     optional = {"delivery": webhook.delivery, "sent_at": webhook.sent_at}
     given = {"signature": webhook.signature, **{k: v for k, v in optional.items() if v is not None}}
     for name, value in given.items():
@@ -463,9 +471,6 @@ def _check_webhook(webhook: object, connector: AnyConnector, where: str) -> None
     tolerance = webhook.tolerance
     if not isinstance(tolerance, int | float) or isinstance(tolerance, bool) or not tolerance > 0:
         raise ConnectorError(f"{where}.tolerance is {tolerance!r}, not a number of seconds above 0")
-    if inspect.iscoroutinefunction(webhook.changes):
-        raise ConnectorError(f"{where}.changes is async; it reads what it is given, and calls nothing")
-    _check_arguments(webhook.changes, 1, f"{where}.changes")
 
 
 CHECKS: dict[str, Callable[[object, AnyConnector, str], object]] = {

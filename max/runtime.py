@@ -292,15 +292,7 @@ class InstallationRuntime(Runtime):
     ) -> SyncHandle:
         async with self._lock("sync"):
             (installation, executor), options = self._at_work(), self.recording.sync_options(options)
-            before = executor.running
-            if before is not None and (await before.status()).status.final:
-                with suppress(MaxError):  # it has ended and tidies up: there is nothing to join
-                    await before.completion()
-            if schedule is None:
-                await self._displace_schedule(executor, options)
-            elif executor.running is not None and await self._is_of_hooks(executor.running.id):
-                with suppress(MaxError):  # it takes a moment
-                    await executor.running.completion()
+            await self._make_room(executor, options, schedule)
             unfinished = executor.running.id if executor.running else await executor.unfinished()
             if unfinished is not None and executor.running is None and await self._is_of_hooks(unfinished):
                 unfinished = None  # the inbox still has them
@@ -316,6 +308,21 @@ class InstallationRuntime(Runtime):
             async with self._beginning("seeder", executor.context.credentials, schedule):
                 plan = await self._seed(installation, executor)
             return await executor.begin(plan, options, notes, schedule)
+
+    async def _make_room(self, executor: SyncExecutor, options: SyncOptions, schedule: str | None) -> None:
+        """Wait for what need not be joined: a sync that has ended and tidies up, or one of hooks."""
+        before = executor.running
+        if before is not None and (await before.status()).status.final:
+            await self._wait_for(before)
+        if schedule is None:
+            await self._displace_schedule(executor, options)
+        elif executor.running is not None and await self._is_of_hooks(executor.running.id):
+            await self._wait_for(executor.running)
+
+    async def _wait_for(self, handle: SyncHandle) -> None:
+        """Wait for the end of a sync, whatever it is."""
+        with suppress(MaxError):
+            await handle.completion()
 
     async def _displace_schedule(self, executor: SyncExecutor, options: SyncOptions | None) -> None:
         """Cancel a scheduled sync, in any process, unless it fetches the same; then wait for its end.
@@ -548,8 +555,7 @@ class InstallationRuntime(Runtime):
         """
         executor, now = self._at_work().executor, self._clock()
         if executor.running is not None:
-            with suppress(MaxError):
-                await executor.running.completion()
+            await self._wait_for(executor.running)
         async with self._lock("sync"):
             if executor.running is not None or await self._must_wait(executor):
                 return WAIT_FOR_SYNC
@@ -565,19 +571,22 @@ class InstallationRuntime(Runtime):
             except MaxError as error:
                 await self._end_hooks(hooks, error.message)
                 return LOOK
-        if handle is None:
-            await self._end_hooks(hooks)
-            return LOOK
-        result = await handle.completion()
-        if result.status is Status.COMPLETED:
-            await self._end_hooks(hooks)
-        elif result.status.final:
-            async with self._lock("sync"):  # after a sync of a person, to which it has yielded
-                newest = (await self._store.runs(1, now=self._clock()))[0].id
-            if result.status is not Status.CANCELLED or newest == result.id:
-                said = result.failures[0].message if result.failures else str(result.status)
-                await self._end_hooks(hooks, said)
+        await self._end_refetch(hooks, None if handle is None else await handle.completion())
         return LOOK
+
+    async def _end_refetch(self, hooks: Sequence[PendingHook], result: SyncResult | None) -> None:
+        """Note what became of hooks whose sync has ended; None: there was nothing to fetch."""
+        if result is None or result.status is Status.COMPLETED:
+            await self._end_hooks(hooks)
+        elif result.status.final and not await self._has_yielded(result):
+            said = result.failures[0].message if result.failures else str(result.status)
+            await self._end_hooks(hooks, said)
+
+    async def _has_yielded(self, result: SyncResult) -> bool:
+        """Whether a sync of hooks was cancelled for a sync of a person, after which it comes again."""
+        async with self._lock("sync"):
+            newest = (await self._store.runs(1, now=self._clock()))[0].id
+        return result.status is Status.CANCELLED and newest != result.id
 
     async def _must_wait(self, executor: SyncExecutor) -> bool:
         """Whether another process syncs, or an unfinished sync would be lost if another began."""

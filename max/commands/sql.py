@@ -87,15 +87,18 @@ def run_sql(options: Options) -> Answer:
             raise UsageError("--tables and --schema take no statement", hint="leave one of them out")
         return session.listed_tables() if options.tables else session.schema(options.schema)
     statement = session.statement
-    if statement is None and options.file is None:
-        typed, shown = is_terminal(console().stdin), is_terminal(console().stdout)
-        if typed and shown:
-            return Answer(session.prompt())
+    if statement is None and options.file is None and _has_person():
+        return Answer(session.prompt())
     if statement is None:
         statement = read_statement(options.file or "-")
     elif options.file is not None:
         raise UsageError("-f and a statement cannot be combined", hint="leave one of them out")
     return session.run(statement)
+
+
+def _has_person() -> bool:
+    """Whether statements are typed and answers are read at a terminal."""
+    return is_terminal(console().stdin) and is_terminal(console().stdout)
 
 
 class Session:

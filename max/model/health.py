@@ -124,13 +124,17 @@ def _degraded(facts: HealthFacts) -> list[HealthReport]:
         found.append(("the data is older than its schedule asks for", facts.due_at))
     if facts.ended and facts.ended[0].status is Status.PARTIAL:
         number, first = facts.ended[0].failed, facts.ended[0].reason
-        words = f"{number:,} task{'' if number == 1 else 's'} of the last sync failed"
+        words = f"{_tasks(number)} of the last sync failed"
         found.append((f"{words}: {first}" if first else words, _row_since(facts, Status.PARTIAL)))
     if facts.quarantined:
         number = facts.quarantined
         words = f"{number:,} invalid row{' is' if number == 1 else 's are'} in quarantine"
         found.append((words, facts.quarantined_at))
     return [HealthReport(Health.DEGRADED, reason, since) for reason, since in found]
+
+
+def _tasks(number: int) -> str:
+    return f"{number:,} task{'' if number == 1 else 's'}"
 
 
 def _waiting(facts: HealthFacts) -> list[HealthReport]:

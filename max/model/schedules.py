@@ -186,18 +186,23 @@ def outlook(schedule: Schedule, known: Known, now: float, installation: str) -> 
         slot = schedule.newest_slot(now) if due is None else due
         return _against(schedule, known, Outlook(Turn.FIRE, trouble.next_try, slot))
     if due is None:
-        slot, following = schedule.newest_slot(now), schedule.next_slot(now)
-        if trouble is None and slot is not None and _is_interrupted(schedule, known):
-            return _against(schedule, known, Outlook(Turn.FIRE, float(slot), slot))
-        if following is None:
-            return Outlook(Turn.OFF, reason="it has no further slot")
-        return Outlook(Turn.LATER, schedule.begins(following, installation), following)
+        return _nothing_due(schedule, known, now, installation)
     begins = schedule.begins(due, installation)
     if now < begins:
         return Outlook(Turn.LATER, begins, due)
     if trouble is not None and now < trouble.next_try:
         return Outlook(Turn.SKIP, begins, due, f"the installation fails: {trouble.reason}")
     return _against(schedule, known, Outlook(Turn.FIRE, begins, due))
+
+
+def _nothing_due(schedule: Schedule, known: Known, now: float, installation: str) -> Outlook:
+    """When the next slot is; at once where the sync of the newest one was interrupted."""
+    slot, following = schedule.newest_slot(now), schedule.next_slot(now)
+    if known.trouble is None and slot is not None and _is_interrupted(schedule, known):
+        return _against(schedule, known, Outlook(Turn.FIRE, float(slot), slot))
+    if following is None:
+        return Outlook(Turn.OFF, reason="it has no further slot")
+    return Outlook(Turn.LATER, schedule.begins(following, installation), following)
 
 
 def due_slot(schedule: Schedule, known: Known, now: float) -> int | None:

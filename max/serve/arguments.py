@@ -78,17 +78,20 @@ class Parameter(NamedTuple):
         """The value; UsageError when it cannot be meant."""
         if not self._fits(value):
             raise UsageError(f"{name!r} is {self._expected()}, not {value!r:.60}")
-        for text in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(text, str) and not is_text(text):
-                raise UsageError(f"{name!r} holds half a character, which no stored text has")
-        whole = isinstance(value, int) and not isinstance(value, bool) and "integer" in self.kinds
-        if whole and not self.lowest <= value <= (self.most or value):  # type: ignore[operator]  # an int
-            raise UsageError(f"{name!r} is from {self.lowest} to {self.most or 'any'}, not {value}")
-        if isinstance(value, int) and abs(value) > LARGEST:
-            raise UsageError(f"{name!r} is at most {LARGEST}, and not such a number")
+        texts = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(text, str) and not is_text(text) for text in texts):
+            raise UsageError(f"{name!r} holds half a character, which no stored text has")
+        if isinstance(value, int) and not isinstance(value, bool):
+            self._check_number(name, value)
         if self.choices and isinstance(value, str) and value not in self.choices:
             raise UnknownName(name, value, self.choices)
         return value
+
+    def _check_number(self, name: str, value: int) -> None:
+        if "integer" in self.kinds and not self.lowest <= value <= (self.most or value):
+            raise UsageError(f"{name!r} is from {self.lowest} to {self.most or 'any'}, not {value}")
+        if abs(value) > LARGEST:
+            raise UsageError(f"{name!r} is at most {LARGEST}, and not such a number")
 
     def _fits(self, value: object) -> bool:
         of = [kind for kind in self.kinds if isinstance(value, KINDS[kind])]

@@ -507,13 +507,10 @@ class ClientConnection:
             message = {"id": id, "method": name, "params": params, "window": WINDOW, **prompts}
             await self._messages.send(message)
             while True:
-                if self._lost is not None and asked.messages.empty():
+                came = await self._next(asked)
+                if isinstance(came, MaxError):
                     ended = True
-                    raise self._lost
-                came = await asked.messages.get()
-                if "error" in came:
-                    ended = True
-                    raise self._error(came)
+                    raise came
                 if "result" in came:
                     ended = True
                     yield "result", self._decoded(came, "result")
@@ -530,6 +527,13 @@ class ClientConnection:
             del self._asked[id]
             if not ended and self._lost is None:
                 self._forget(id)
+
+    async def _next(self, asked: _Asked) -> dict[str, Json] | MaxError:
+        """The next message for a call; its error, or why none will come."""
+        if self._lost is not None and asked.messages.empty():
+            return self._lost
+        came = await asked.messages.get()
+        return self._error(came) if "error" in came else came
 
     def _decoded(self, message: dict[str, Json], name: str) -> Any:
         return self._wire.decode(message[name], message.get("schemas", ()))
