@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+from max_connectors.acme_service import Refused, Server, Service, Settings
 from openapi_spec_validator import validate
 from prometheus_client.parser import text_string_to_metric_families
 
 from max.serve.methods import METHODS
 from max.serve.metrics import COUNTERS, GAUGES, exposition
 from tests.serve.clients import META, STATELESS
-from tests.serve.http_face import Face, events_of, run
+from tests.serve.http_face import TOKEN, Face, events_of, run
 
 
 def figures(text: str) -> dict[tuple[str, ...], float]:
@@ -149,6 +153,28 @@ class TestEvents:
                     if one.data["kind"] == "sync.ended":
                         assert one.data["sync"] == done.json()["result"]["id"]
                         break
+
+        run(own, work)
+
+    def test_p26_the_events_of_an_installation_are_its_own_alone(self, own: Path) -> None:
+        async def work(face: Face) -> None:
+            other = await face.app.methods.project.connect("acme", "other")
+            url = "/events?installation={}&once=true"
+            assert await self.read(face, url.format(other)) == []
+            for name in ("acme:default", str(other), "acme:default"):
+                sync = {"installation": name, "full": True}
+                await face.client.post("/v1/sync", json=sync, headers=JSON_ALONE)
+            ids = {
+                name: {one["id"] for one in await face.call("runs", installation=name)}
+                for name in ("acme:default", str(other))
+            }
+            assert not ids["acme:default"] & ids[str(other)]
+            for name, syncs in ids.items():
+                found = await self.read(face, url.format(name))
+                assert {one.data["installation"] for one in found} == {name}
+                assert {one.data["sync"] for one in found if one.data["sync"]} == syncs
+            everything = await self.read(face, "/events?once=true")
+            assert {one.data["installation"] for one in everything} == set(ids)
 
         run(own, work)
 
@@ -291,3 +317,88 @@ class TestHooks:
             assert (await face.client.post("/hooks/acme", json={})).status_code == 404
 
         run(own, work, read_only=True)
+
+
+OPERATIONS = {  # of acme, by the end of a path
+    "/workspaces": "acme:workspace:list",
+    "/projects": "acme:project:list",
+    "/tasks": "acme:task:list",
+    "/files": "acme:file:list",
+    "/changes": "acme:change:list",
+    "/billing": "acme:billing:get",
+    "/statuses": "acme:status:list",
+    "/tenant": "acme:tenant:get",
+    "/api/users": "acme:user:get",
+    "/users": "acme:user:list",
+}
+
+
+LISTINGS = {
+    "AcmeWorkspace": "/workspaces",
+    "AcmeUser": "/users",
+    "AcmeProject": "/projects",
+    "AcmeTask": "/tasks",
+    "AcmeFile": "/files",
+}
+
+
+def figures_of(found: dict[tuple[str, ...], float], installation: str, name: str) -> dict[str, float]:
+    """The values of a figure of an installation, by its other label."""
+    return {key[2]: value for key, value in found.items() if key[:2] == (name, installation)}
+
+
+class Counting(Service):
+    """Acme's service, which counts what it was asked for and what it sent, and fails in two ways.
+
+    The first request of each address gets a 503; a path that ends with ``broken`` is refused for good.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(Settings(workspaces=2, users=7, projects=3, tasks=5, page_size=4))
+        self.broken = ""
+        self.asked: Counter[str] = Counter()  # by operation
+        self.sent: Counter[str] = Counter()  # rows, by their path's end
+        self.refused: Counter[str] = Counter()  # for good, by path
+        self._seen: set[str] = set()
+
+    async def answer(self, method: str, path: str, query: Mapping[str, str], body: Any = None) -> Any:
+        """The service's own answer, or a fault."""
+        end = next(one for one in OPERATIONS if path.endswith(one))
+        self.asked[OPERATIONS[end]] += 1
+        if end == self.broken:
+            self.refused[path] += 1
+            raise Refused(401, "not for you")
+        address = f"{path}?{sorted(query.items())}"
+        if address not in self._seen:
+            self._seen.add(address)
+            raise Refused(503, "try again", 0.0)
+        answer = await super().answer(method, path, query, body)
+        self.sent[end] += len(answer.get("items", ()))
+        return answer
+
+
+def test_p30_the_figures_are_the_service_s_own_counts_through_retries_and_errors(own: Path) -> None:
+    async def work(face: Face) -> None:
+        service = Counting()
+        async with Server(service, TOKEN) as server:
+            config, secrets = {"base_url": server.url}, {"token": TOKEN}
+            await face.app.methods.project.connect("acme", "counted", config=config, secrets=secrets)
+            statuses: Counter[str] = Counter()
+            for broken in ("/tasks", "", "/billing"):
+                service.broken = broken
+                ask = {"installation": "acme:counted", "full": True}
+                done = await face.client.post("/v1/sync", json=ask, headers=JSON_ALONE)
+                statuses[done.json()["result"]["status"]] += 1
+            found = figures((await face.client.get("/metrics")).text)
+        counted = partial(figures_of, found, "acme:counted")
+        assert statuses == {"partial": 2, "completed": 1} == counted("max_syncs_total")
+        assert counted("max_requests_total") == service.asked
+        loaded = {entity: service.sent[end] for entity, end in LISTINGS.items()}
+        assert counted("max_loaded_rows_total") == loaded
+        kept = counted("max_rows")
+        for entity, parents, each in ("AcmeUser", 2, 7), ("AcmeProject", 2, 3), ("AcmeTask", 6, 5):
+            assert kept[entity] == parents * each
+        assert found["max_failed_tasks_total", "acme:counted"] == len(service.refused) == 8
+        assert service.asked.total() > len(service.pages) + service.refused.total()  # some were repeated
+
+    run(own, work)
