@@ -219,15 +219,14 @@ class Http:
         self.service = HttpService(self._daemon.methods, host.strip("[]"), int(port), token)
         await self.service.start()
         address = self.service.address
-        await in_thread(lambda: self._noted(address, token))
+        await in_thread(lambda: self._noted(address))
         log.info("answering at %s; the token is in %s", address, token)
 
-    def _noted(self, address: str, token: Path) -> None:
+    def _noted(self, address: str) -> None:
         """Write down where it answers, and keep the tokens out of the log."""
         self._daemon.lock.note(**{ADDRESS: address})
-        for line in token.read_text(encoding="ascii", errors="replace").splitlines():
-            for word in line.split()[-1:]:
-                self._daemon.redactor.learn(word)
+        for token in self.service.tokens() if self.service else ():
+            self._daemon.redactor.learn(token)
 
     async def stop(self) -> None:
         """End the streams with a word, let what runs end, and listen no more."""

@@ -71,9 +71,18 @@ def run_serve(options: Options) -> Answer:
 
 
 def served(options: Options, project: Project, service: HttpService) -> Iterator[str]:
-    """Where it answers, once it does; then it answers until a signal."""
-    with asyncio.Runner() as runner:
+    """Where it answers, once it does; then it answers until a signal.
+
+    A bug meanwhile shows its traceback on stderr, without the tokens.
+    """
+    from ..serve.daemon_log import errors_shown
+    from ..upstream.redaction import Redactor
+
+    redactor = Redactor()
+    with errors_shown(redactor.message), asyncio.Runner() as runner:
         runner.run(service.start())
+        for token in service.tokens():
+            redactor.learn(token)
         try:
             yield from announced(options, service)
             console().stdout.flush()

@@ -1,7 +1,7 @@
 """The log of a daemon: a file that rotates, without secrets, and what other code prints into it.
 
-Logging is set up in the daemon's own process alone.  Each line is ``TIME LEVEL PART: message``; what a
-service or a connector wrote in a message controls no terminal.
+Logging is set up in the process of the daemon alone, and while ``max serve`` answers.  Each line is
+``TIME LEVEL PART: message``; what a service or a connector wrote in a message controls no terminal.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -78,6 +78,22 @@ class Lines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The record's lines; a traceback has several."""
         return "\n".join(map(sanitize, self._clean(super().format(record)).split("\n")))
+
+
+@contextmanager
+def errors_shown(clean: Callable[[str], str]) -> Iterator[None]:
+    """Log errors to stderr meanwhile: for a process that answers in the foreground and keeps no log.
+
+    ``clean`` removes secrets from a text.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(logging.ERROR)
+    handler.setFormatter(Lines(clean))
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
 
 
 def set_up_log(path: str, *, capture: bool, clean: Callable[[str], str]) -> LogFile:

@@ -51,6 +51,11 @@ class HttpService:
         """Whether other machines may reach it."""
         return self._host not in LOOPBACK
 
+    def tokens(self) -> list[str]:
+        """The tokens of the file, to be kept out of logs.  Blocks."""
+        lines = self.token_file.read_text(encoding="ascii", errors="replace").splitlines()
+        return [word for line in lines for word in line.split()[-1:]]
+
     async def start(self) -> None:
         """Read the tokens, then listen; nothing is left behind when that fails."""
         if self.server is not None:

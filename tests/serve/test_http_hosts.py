@@ -24,9 +24,11 @@ from tests.serve.http_face import TOKEN
 
 
 @contextmanager
-def serving(folder: Path, home: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], Any]]:
+def serving(
+    folder: Path, home: Path, *words: str, program: tuple[str, ...] = ("-m", "max")
+) -> Iterator[tuple[subprocess.Popen[str], Any]]:
     """A process of ``max serve``, and what it says first; it is ended whatever happens."""
-    command = [sys.executable, "-m", "max", "serve", "--port", "0", "-o", "json", *words]
+    command = [sys.executable, *program, "serve", "--port", "0", "-o", "json", *words]
     process = subprocess.Popen(
         command,
         cwd=folder,
@@ -62,6 +64,33 @@ def test_max_serve_answers_until_a_signal_and_its_token_is_in_a_file(own: Path, 
             assert client.post("/v1/sync", json={"installation": "acme"}).status_code == 404
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) == 0
+
+
+BUG = """
+from pathlib import Path
+from max.cli import main
+from max.serve.methods import Methods
+def broken(*given):
+    raise ZeroDivisionError("oops " + Path("tokens").read_text())
+Methods._answer = broken
+main()
+"""
+
+
+def test_a_bug_shows_its_traceback_on_stderr_without_the_tokens(own: Path, tmp_path: Path) -> None:
+    file = own / "tokens"
+    file.write_text(f"one {TOKEN}\ntwo another-{TOKEN}\n")
+    file.chmod(0o600)
+    given = ("--token-file", "tokens")
+    with serving(own, tmp_path / "h", *given, program=("-c", BUG)) as (process, said):
+        headers = {"authorization": f"Bearer {TOKEN}"}
+        answer = httpx2.post(f"{said['address']}/v1/installations", headers=headers)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (500, "daemon.fault")
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    assert "ERROR max.http: POST /v1/installations failed\nTraceback" in err
+    assert "ZeroDivisionError: oops" in err
+    assert TOKEN not in err
 
 
 @pytest.mark.parametrize(
