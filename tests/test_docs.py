@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -21,6 +22,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 LINKED = [*PAGES, CONTRIBUTING, *sorted((ROOT / "docs" / "decisions").glob("*.md"))]
+PORT = "8765"  # what the pages say; a free one takes its place
 FENCE = re.compile(r"^```(\w+) ?(\S*)\n(.*?)^```$", re.M | re.S)
 SET_UP = re.compile(r"^```shell\n(.*?)^```$", re.M | re.S)
 
@@ -80,7 +82,7 @@ def test_every_block_of_a_page_runs_in_order(page: Path, place: Path) -> None:
             run([sys.executable, "-c", body], place)
         elif language == "sh":
             repository = str(place.parent / "repository")
-            run(["sh", "-euc", body.replace("REPOSITORY", repository)], place)
+            run(["sh", "-euc", body.replace("REPOSITORY", repository).replace(PORT, free_port())], place)
         elif language == "diff":
             run(["git", "apply", "-"], place, body)
         elif language == "sql":
@@ -89,6 +91,12 @@ def test_every_block_of_a_page_runs_in_order(page: Path, place: Path) -> None:
             assert answered(place, name, body) == len(found), body
     known = {"python", "sh", "shell", "text", "json", "sql", "diff"}
     assert {language for language, _, _ in blocks} <= known, "a block that nothing executes"
+
+
+def free_port() -> str:
+    """A port of this machine that nothing listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return str(server.getsockname()[1])
 
 
 def rows(place: Path, connector: str, statement: str) -> list[tuple[object, ...]]:
