@@ -174,7 +174,8 @@ def test_p42_each_method_that_writes_leaves_one_row_and_no_other_leaves_one(cli:
                     answer = methods.answer(name, given)
                     await (answer.result() if isinstance(answer, Stream) else answer)
                 rows = [row for row in audit_rows(folder)[before:] if row.action != "credentials.read"]
-                expected = [] if METHODS[name].reads else [name]
+                unsigned = name == "receive_hook"  # who cannot sign a hook must not make the audit grow
+                expected = [] if METHODS[name].reads or unsigned else [name]
                 assert [row.action for row in rows] == expected, (name, given)
                 for info, _ in project.list_runtimes():
                     await (await project.runtime(info.connector, info.name)).stop()

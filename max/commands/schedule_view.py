@@ -134,6 +134,7 @@ def daemon_note(project: ProjectFolder) -> str:
     """What is to be done so that schedules are followed; empty while a daemon runs."""
     from ..serve.daemon_folder import DaemonFolder
 
-    if DaemonFolder(project.root).is_running():
+    folder = DaemonFolder.if_any(project.root)
+    if folder is not None and folder.is_running():
         return ""
     return "no daemon runs, which follows schedules; start one: max daemon start"

@@ -329,8 +329,8 @@ async def opened(
     """
     asked = console().environment
     here = recording is not None or options.direct or asked.get("MAX_DAEMON") == "0"
-    folder = DaemonFolder(project.root)
-    if here or any(asked.get(name) for name in OTHER_CODE) or not folder.has_socket():
+    folder = None if here or any(map(asked.get, OTHER_CODE)) else DaemonFolder.if_any(project.root)
+    if folder is None or not folder.has_socket():
         yield Project(project)
         return
     async with AsyncExitStack() as connected:

@@ -54,6 +54,16 @@ class DaemonFolder:
         self.root = os.fspath(root)
         self.path = os.path.join(home_folder(), DAEMONS, digest(os.fsencode(self.root))[:DIGITS])
 
+    @classmethod
+    def if_any(cls, root: str | os.PathLike[str]) -> DaemonFolder | None:
+        """The folder; None where this user has no place for one, so that no daemon can run."""
+        from ..errors import ProjectError
+
+        try:
+            return cls(root)
+        except ProjectError:
+            return None
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.root!r})"
 

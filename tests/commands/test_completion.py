@@ -45,7 +45,7 @@ def complete(cli: Cli, project: Path, monkeypatch: pytest.MonkeyPatch) -> Comple
 
 
 def test_commands_are_completed(complete: Complete) -> None:
-    assert complete("se") == ["settings", "search"]
+    assert complete("se") == ["settings", "search", "serve"]
     assert set(complete("")) == {one.split()[0] for one in COMMANDS} | {"--help", "--version"}
     assert complete("connector", "te") == ["test"]
     assert complete("-C", ".", "sea") == ["search"]

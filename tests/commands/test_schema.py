@@ -82,6 +82,7 @@ def test_p2_a_manifest_lists_exactly_what_a_connector_declares(
         ],
         "hosts": [f"{host}.example.com" for host in hosts],
         "credentials": credentials,
+        "webhook": None,
     }
 
 
