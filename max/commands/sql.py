@@ -28,6 +28,7 @@ MOST_TIME = 3_600.0  # seconds that --timeout may allow
 NUMERIC = frozenset(["INTEGER", "REAL", "NUMERIC"])
 PROMPT, CONTINUED = "max> ", "...> "
 HELP = ".tables, .schema [TABLE], .quit; a statement ends with ;"
+WRITTEN_DIGITS = 15  # of a fraction, when SQLite writes it as a text
 
 
 def configure_sql(parser: Parser) -> None:
@@ -279,7 +280,9 @@ def number_or_text(text: str) -> int | float | str:
     """A number, if SQLite would write it in just this way; else the text: ``007`` and ``1e5`` are ids."""
     if re.fullmatch(r"0|-?[1-9][0-9]{0,17}", text):
         return int(text)
-    if re.fullmatch(r"-?[0-9]{1,15}\.[0-9]{1,15}", text) and str(float(text)) == text:
+    digits = text.lstrip("-").replace(".", "").lstrip("0")
+    is_fraction = re.fullmatch(r"-?[0-9]{1,15}\.[0-9]{1,15}", text)
+    if is_fraction and len(digits) <= WRITTEN_DIGITS and str(float(text)) == text:
         return float(text)
     return text
 

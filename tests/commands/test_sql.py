@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from max import Project
@@ -150,6 +150,7 @@ def test_parameters_are_numbers_or_texts_and_json_behind_a_colon(cli: Cli) -> No
     assert list(json.loads(row).values()) == [6, "text", "007", None, 3, "text"]
 
 
+@example("100000000000000.1")
 @given(st.text(max_size=20) | st.integers().map(str) | st.floats().map(str))
 def test_a_number_given_as_a_parameter_compares_with_a_text_column_as_its_text(text: str) -> None:
     if "\x00" in text or not text.isprintable():
