@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,7 @@ from max.storage.table_writer import TableWriter
 
 executed: list[str] = []  # the names of connector files that were executed, in order
 events: list[str] = []  # what happened to installations, by their prefix: "initialise thing", "stop thing"
+unanswered: set[str] = set()  # the prefixes of installations whose listing never comes
 refusals: list[Exception] = []  # what the next initialisations raise
 
 
@@ -57,6 +59,8 @@ class SampleConfig:
 async def list_things(parent: Ref[SampleRoot], request: PageRequest, env: Env[SampleConfig]) -> Page[Thing]:
     """Every thing, on one page."""
     config = env.context
+    if config.prefix in unanswered:
+        await asyncio.Event().wait()
     return Page([Thing(str(n), title=f"{config.prefix} {n}") for n in range(config.things)])
 
 

@@ -269,7 +269,11 @@ class TestWithoutARuntime:
             [age] = reader.freshness("Thing.title")
             assert age.ages.never == 1
 
-    def test_an_unfinished_sync_takes_requests_and_a_finished_one_does_not(self, running: Project) -> None:
+    def test_an_unfinished_sync_takes_requests_and_a_finished_one_does_not(
+        self, running: Project, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("tests.sample.unanswered", {"one"})
+
         async def main() -> list[Status]:
             async with running as project:
                 await (await project.runtime("sample", "one")).sync()

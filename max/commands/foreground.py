@@ -56,6 +56,7 @@ class Foreground:
         self._events, self._quiet = events, quiet
         self.exit_status = Interrupted.exit_status
         self._handle: Sync | None = None
+        self._runtime: Runtime | None = None
         self._interruptions = 0
         self._pausing: asyncio.Task[None] | None = None
 
@@ -76,6 +77,7 @@ class Foreground:
             try:
                 async with project:
                     runtime = await project.runtime(info.connector, info.name, recording=recording)
+                    self._runtime = runtime
                     self._handle = await begin(runtime)
                     return await self._completion(info, self._handle)
             except asyncio.CancelledError:
@@ -165,12 +167,18 @@ class Foreground:
         self.exit_status = 128 + number
         if self._interruptions > 1:
             self._leave()
-        if self._handle is None:
+        running = self._handle or self._begun()
+        if running is None:
             main.cancel()
             return
         at_once = "press Ctrl-C again" if number is signal.SIGINT else f"{number.name} again"
         self._view.say(f"pausing after the requests under way; {at_once} to leave at once")
-        self._pausing = asyncio.create_task(self._handle.pause())
+        self._pausing = asyncio.create_task(running.pause())
+
+    def _begun(self) -> Sync | None:
+        """The sync that has begun, though the call that began it has not returned yet."""
+        latest = None if self._runtime is None else self._runtime.latest
+        return None if latest is None or latest.done else latest
 
     def _leave(self) -> NoReturn:
         """End the process without waiting, as a crash would."""

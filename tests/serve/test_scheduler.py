@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from shutil import copy
 from typing import Any
@@ -52,8 +53,8 @@ class World:
         for name in names or self.names:
             (self.place(name) / "hold").touch()
 
-    def go_on(self) -> None:
-        for name in self.names:
+    def go_on(self, *names: str) -> None:
+        for name in names or self.names:
             (self.place(name) / "hold").unlink(missing_ok=True)
 
     def pages(self, name: str = "one") -> list[str]:
@@ -73,6 +74,11 @@ class World:
 
     def scheduler(self, project: Project, **more: Any) -> Scheduler:
         return Scheduler(project, **{"look": LOOK, "clock": self.clock, **more})
+
+    def is_asked_to_pause(self, project: Project, name: str = "one") -> bool:
+        path = project.folder.database(project.folder.target(f"flaky:{name}"))
+        with closing(sqlite3.connect(path)) as known:
+            return ("pause",) in known.execute("SELECT command FROM _max_sync").fetchall()
 
     def runs(self, project: Project, name: str = "one") -> list[SyncRun]:
         """The syncs of an installation, oldest first."""
@@ -336,9 +342,12 @@ def test_a_sync_that_was_paused_for_a_restart_goes_on_and_one_that_a_person_paus
             async with world.scheduler(project):
                 await until(lambda: all("1" in world.pages(name) for name in world.names))
                 await project.request("flaky:two", "pause")
-                world.go_on()
+                world.go_on("two")
                 await until(lambda: [one.name for one in project.syncing()] == ["one"])
-            await project.pause_all(PATIENCE)
+            pausing = asyncio.create_task(project.pause_all(PATIENCE))
+            await until(lambda: world.is_asked_to_pause(project))
+            world.go_on("one")
+            await pausing
 
     async def second() -> None:
         async with world.open() as project:
