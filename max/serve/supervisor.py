@@ -424,9 +424,12 @@ class Supervisor(Link):
         failure = runner.failure
         if failure is None or not path.exists():
             return
-        facts = {"reason": runner.reason, "last_words": failure.last_words[-LINES:], "crashes": self._crashes}
+        self._record_crash(runner.reason, failure.last_words, crashes=self._crashes)
+
+    def _record_crash(self, reason: str, last_words: str, **more: Json) -> None:
+        path, facts = self._folder.database(self._info), {"reason": reason, "last_words": last_words[-LINES:]}
         with suppress(StorageError), writer(path) as connection:
-            record_event(connection, EventKind.RUNNER_CRASHED, facts, now=time.time())
+            record_event(connection, EventKind.RUNNER_CRASHED, {**facts, **more}, now=time.time())
 
     async def recover(self, error: MaxError, sync: str) -> SyncResult | None:
         """Wait before a sync goes on; how it has ended, when it has; the error after too many crashes."""
@@ -443,7 +446,9 @@ class Supervisor(Link):
         if self._crashes >= MOST_CRASHES:
             self._crashes = 0
             words = f"{error.message}, {MOST_CRASHES} times in a row without getting on"
-            raise RunnerFailed(words, hint=error.hint, last_words=getattr(error, "last_words", ""))
+            last = getattr(error, "last_words", "")
+            await in_thread(lambda: self._record_crash(words, last, crashes=MOST_CRASHES, given_up=True))
+            raise RunnerFailed(words, hint=error.hint, last_words=last)
         await asyncio.sleep(min(LONGEST_WAIT, FIRST_WAIT * 2 ** (self._crashes - 1)))
         return None
 

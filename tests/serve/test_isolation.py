@@ -193,6 +193,8 @@ def test_a_sync_whose_process_always_ends_before_anything_is_given_up_with_the_r
         assert SECRET not in str([failed.value.describe(), crashes(project, "wild")])
         assert kinds[-1] is SyncEventKind.SYNC_FAILED
         assert pages_asked(project) == [0, 0, 0]
+        (health,) = await project.health("wild")
+        assert (str(health.health), "3 times in a row" in health.reason) == ("failed", True)
 
     run(tmp_path, scenario)
 
