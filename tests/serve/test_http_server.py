@@ -96,7 +96,7 @@ async def serving(app: Any, bounds: ConnectionBounds = QUICK) -> AsyncIterator[H
     finally:
         await server.stop()
     await asyncio.sleep(0)
-    assert asyncio.all_tasks() <= before
+    await until(lambda: asyncio.all_tasks() <= before)
 
 
 async def talk(server: HttpServer, *parts: bytes, close: bool = False) -> bytes:
