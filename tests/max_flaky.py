@@ -1,8 +1,9 @@
-"""A connector whose service is a folder: the files in it say whether it refuses, and whether it answers."""
+"""A connector whose service is a folder: the files in it say whether it refuses, and what it answers."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,14 +51,21 @@ class FlakyConfig:
 
 @Loader.collection(FlakyRoot.things, brings=[Thing.size])
 async def things(parent: Ref[FlakyRoot], request: PageRequest, env: Env[Path]) -> Page[Thing]:
-    """Three pages of a thing each; from the second on they wait while there is a file ``hold``."""
-    number = int(request.cursor or 0)
-    with (env.context / "pages").open("a") as pages:
-        pages.write(f"{number}\n")
-    while number and (env.context / "hold").exists():  # noqa: ASYNC110 - of another process
+    """Three pages of a thing each; from the second on they wait for the end of a file ``hold``, or ``fail``.
+
+    Things are larger while there is a file ``grow``.
+    """
+    place, number = env.context, int(request.cursor or 0)
+    for name, what in (("pages", number), ("workers", os.getpid())):
+        with (place / name).open("a") as noted:
+            noted.write(f"{what}\n")
+    while number and (place / "hold").exists():  # noqa: ASYNC110 - of another process
         await asyncio.sleep(0.01)
+    if number and (place / "fail").exists():
+        raise ValueError("the service is broken")
     following = str(number + 1) if number + 1 < PAGES else None
-    return Page([Thing(str(number), size=number)], next=following)
+    size = number + 10 * (place / "grow").exists()
+    return Page([Thing(str(number), size=size)], next=following)
 
 
 async def seed(place: Path, store: Store) -> SyncPlan:
