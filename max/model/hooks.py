@@ -24,7 +24,7 @@ class HookState(StrEnum):
 class HookReceipt(Struct):
     """What became of a hook; ``number`` counts those that are stored, and is None for others."""
 
-    state: str
+    state: HookState
     number: int | None = None
 
 

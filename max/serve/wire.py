@@ -42,7 +42,7 @@ model.delivery: AgeHistogram
 model.entities: FieldType
 model.event_log: InstallationEvent
 model.health: Health InstallationHealth
-model.hooks: HookReceipt
+model.hooks: HookReceipt HookState
 model.plan: Concurrent Step SyncPlan
 model.query: Order QueryPage RowPage
 model.refs: RefKey Scope

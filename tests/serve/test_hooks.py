@@ -14,7 +14,7 @@ import pytest
 
 from max.errors import DaemonBusy, LoaderFault, StorageLocked
 from max.installations.audit import audit_rows
-from max.model.hooks import HookReceipt
+from max.model.hooks import HookReceipt, HookState
 from max.project import Project
 from max.serve.hooks import AT_ONCE, Hooks
 from max.serve.methods import Methods
@@ -135,7 +135,7 @@ class Full(Methods):
         if self.error is not None:
             raise self.error
         await self.released.wait()
-        return HookReceipt("stored", 1)
+        return HookReceipt(HookState.STORED, 1)
 
 
 @pytest.mark.parametrize(
