@@ -14,8 +14,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,8 +29,9 @@ from max import CredentialProvider, Entity, InstallationInfo, Json, Status, Sync
 from max.core import SyncOptions
 from max.installations.config import read_config
 from max.runtime import InstallationRuntime
+from max.testing.clock import FakeClock, real_time
 from max.upstream.credentials import MemoryCredentials
-from max.upstream.operations import Limits
+from max.upstream.operations import Call, Limits
 from max.upstream.recording import Recording
 from max.upstream.replay import Replay
 
@@ -197,22 +198,30 @@ def furnish(fake: Any) -> None:
 class Copy:
     """A copy of an account: its database, and syncs in this process."""
 
-    def __init__(self, fake: Any, path: Path, *, patient: bool = False, **config: Json) -> None:
-        self.fake, self.path, self.patient = fake, path / "data.db", patient
+    def __init__(self, fake: Any, path: Path, **config: Json) -> None:
+        self.fake, self.path = fake, path / "data.db"
+        self.sent: list[tuple[float, str]] | None = None  # when each call was sent, if that is asked for
         self.config = {**({"base_url": fake.url} if fake else {}), **config}
         self.secrets: Mapping[str, str] = {"token": TOKEN}
 
     def using(self, body: Callable[[InstallationRuntime], Awaitable[T]], recording: Any = None) -> T:
-        """What a body returns that is given a started runtime; a ``patient`` one keeps the limits."""
+        """What a body returns that is given a started runtime, without limits unless calls are noted."""
 
         async def main() -> T:
             store = MemoryCredentials(self.secrets)
             info = InstallationInfo("hubspot", "default", "abc", self.config, 0.0)
             made = read_config(HubSpotConfig, self.config, subject="a test")
             credentials = CredentialProvider(store, connector.credentials, connector.hosts_for(made))
-            flow = None if self.patient else Unlimited()
+            flow, around = (Unlimited(), []) if self.sent is None else (None, [self._noted])
             runtime = InstallationRuntime(
-                info, connector, made, credentials, self.path, recording=recording, flow=flow
+                info,
+                connector,
+                made,
+                credentials,
+                self.path,
+                recording=recording,
+                flow=flow,
+                middlewares=around,
             )
             await runtime.start()
             try:
@@ -220,7 +229,15 @@ class Copy:
             finally:
                 await runtime.stop()
 
-        return asyncio.run(main())
+        return FakeClock().run(main()) if self.sent is not None else asyncio.run(main())
+
+    @asynccontextmanager
+    async def _noted(self, call: Call) -> AsyncIterator[None]:
+        """Note when a call is sent; a clock without waits stands still until it is answered."""
+        if self.sent is not None:
+            self.sent.append((asyncio.get_running_loop().time(), call.operation.name))
+        with real_time():
+            yield
 
     def sync(self, recording: Recording | Replay | None = None, **options: Any) -> SyncResult:
         """The result of one sync."""
