@@ -318,7 +318,7 @@ class Sync(Protocol):
         """
 
     def events(self) -> EventStream:
-        """What happens from now on, and first the start of what is running."""
+        """What happens: from its beginning for the first who asks, and for others from what is running."""
 
     def progress(self) -> AsyncIterator[Progress]:
         """How far the sync is, whenever that changes; a slow reader gets the newest alone."""

@@ -372,7 +372,10 @@ class SyncHandle(Sync):
         return self._running.result()
 
     def events(self) -> Events:
-        """What happens from now on, and first the start of what is running: ``async for event in …``."""
+        """What happens, from its beginning for the first who asks: ``async for event in …``.
+
+        Those who ask later first get the start of what is running then.
+        """
         return self._loop.publisher.listen()
 
     async def progress(self) -> AsyncIterator[Progress]:

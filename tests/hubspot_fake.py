@@ -233,7 +233,7 @@ class Copy:
 
     @asynccontextmanager
     async def _noted(self, call: Call) -> AsyncIterator[None]:
-        """Note when a call is sent; a clock without waits stands still until it is answered."""
+        """Note when a call is sent; no time passes until it is answered."""
         if self.sent is not None:
             self.sent.append((asyncio.get_running_loop().time(), call.operation.name))
         with real_time():

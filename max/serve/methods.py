@@ -32,7 +32,7 @@ from .method import PROMPTER, Method, local, reads, writes
 from .streams import End, Stream
 
 if TYPE_CHECKING:
-    from ..core import EventStream, InstallationInfo, Runtime, Sync
+    from ..core import InstallationInfo, Runtime, Sync
     from ..installations.onboarding import Prompter
     from ..model.ages import FieldAge, Invalidation
     from ..model.aggregate import Groups
@@ -55,7 +55,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Parts: TypeAlias = list[list[str]]
-EARLY = 5.0  # seconds for which the events of a sync that was begun are kept
 WORKING = 8  # methods that work at once, each in a thread; the others wait
 LONGEST_SQL = 60.0  # seconds that a caller may give a statement
 
@@ -118,7 +117,6 @@ class Methods:
         self.project, self._commands, self._middlewares = project, commands, tuple(middlewares)
         self.asked = 0  # calls that came over a connection, so far
         self._places = asyncio.Semaphore(WORKING)
-        self._early: dict[Sync, EventStream] = {}  # of syncs that have just begun
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.project!r})"
@@ -524,13 +522,7 @@ class Methods:
     ) -> str:
         """Begin a sync as ``sync`` does, and return at once: its id, for ``follow`` and ``run``."""
         flags = (full, tuple(only), if_stale, missing_only, check_deletes, allow_removals)
-        return self._listen_early(await self._begin(installation, flags, discard_unfinished, schedule))
-
-    def _listen_early(self, handle: Sync) -> str:
-        """Keep a sync's events for a while, so that who follows it at once misses none; its id."""
-        self._early[handle] = handle.events()
-        asyncio.get_running_loop().call_later(EARLY, self._early.pop, handle, None)
-        return handle.id
+        return (await self._begin(installation, flags, discard_unfinished, schedule)).id
 
     async def _begin(
         self, installation: str, flags: Sequence[Any], discard: bool, schedule: str | None
@@ -546,7 +538,7 @@ class Methods:
     ) -> str:
         """Begin a sync of just what failed in an earlier one, and return at once: its id."""
         runtime = await self.project.runtime(installation)
-        return self._listen_early(await runtime.retry_failed(sync))
+        return (await runtime.retry_failed(sync)).id
 
     @reads
     def follow(
@@ -556,7 +548,7 @@ class Methods:
         *,
         progress: Annotated[bool, "how far it is, whenever that changes, in place of its events"] = False,
     ) -> Stream[Event | Progress, SyncResult]:
-        """What happens in a sync from now on, and first the start of what is running; then its result."""
+        """What happens in a sync, then its result: from its beginning for the first who asks."""
         return Stream(self._follow(installation, sync, progress=progress))
 
     async def _follow(
@@ -565,8 +557,7 @@ class Methods:
         handle = await self.project.latest(installation)
         if handle is None or sync not in (None, handle.id):
             raise NotFound("sync in this process", sync or "", hint=f"max runs {installation}")
-        early = None if progress else self._early.pop(handle, None)
-        async for item in handle.progress() if progress else early or handle.events():
+        async for item in handle.progress() if progress else handle.events():
             yield item
         yield End(await handle.completion())
 

@@ -320,7 +320,10 @@ class RemoteSync(Sync):
             yield Progress(**event.facts)
 
     def events(self) -> Events:
-        """What happens from now on, and first the start of what is running: ``async for event in …``."""
+        """What happens, from its beginning for the first who asks: ``async for event in …``.
+
+        Those who ask later first get the start of what is running then.
+        """
         events = Events()
         pump = asyncio.create_task(self._pump(ref(events)), name=f"events of sync {self.id}")
         self._pumps.add(pump)

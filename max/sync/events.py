@@ -1,12 +1,14 @@
 """Events: what happens in a sync, published while it runs, and logged.
 
 Rule 1: every ``started`` is followed by exactly one ``ended`` or ``failed``, of the sync or of
-the same task and attempt, and attempts lie within their sync.  A late listener first gets the
-start of what is running now.  Attempts that a crash ended are published as failed by the process
-that resumes the sync.  One gap remains: what was stored in the last moment before the crash.
+the same task and attempt, and attempts lie within their sync.  The first EARLY events wait for the
+first listener, since a sync does not wait until the call that began it has returned.  A later
+listener first gets the start of what is running now.  Attempts that a crash ended are published as
+failed by the process that resumes the sync.  One gap remains: what was stored in the last moment
+before the crash.
 
-Rule 2: without a listener no event is built, and a slow listener never delays the sync: events
-that do not fit into its buffer are lost to it, and one event says how many.
+Rule 2: behind those, no event is built without a listener.  A slow listener never delays the sync:
+events that do not fit into its buffer are lost to it, and one event says how many.
 
 Rule 3: the logger ``max.sync`` gets a line for the beginning and the end of a sync, and for each
 wait, retry and failure.  Nothing is printed unless the program sets up logging.
@@ -31,6 +33,7 @@ from ..model.tasks import Failure, Outcome, ResumedSync, Settlement, State, Stat
 from ..model.values import Json
 
 BUFFER = 10_000  # events that wait for a listener
+EARLY = 1_000  # events that wait for the first listener to come
 CRASHED = {
     "code": "sync.interrupted",
     "message": "the process ended before this did",
@@ -50,6 +53,11 @@ class Events:
         self._lost, self._over = 0, False
         self._buffer: deque[Event] = deque()
         self._ready = asyncio.Event()
+
+    @property
+    def waiting(self) -> int:
+        """How many events wait for the listener."""
+        return len(self._buffer)
 
     def put(self, event: Event, *, last: bool = False) -> None:
         """Keep an event for the listener if there is room; the last one always fits."""
@@ -108,12 +116,14 @@ class EventPublisher:
     ) -> None:
         self._origin, self._clock, self._running = origin, clock, running
         self._listeners: WeakSet[Events] = WeakSet()
-        self._heard = False  # whether there ever was a listener; quicker than counting them
+        self._early: Events | None = None  # the listener that is still to come
+        self._heard = False  # whether events are built; quicker than counting the listeners
         self._watchers: WeakSet[Events] = WeakSet()  # of the progress
         self._until = 0.0
         self._end: Event | None = None
         self._beginning = self._recovered(resumed) if resumed is not None and resumed.crashed else []
         self._beginning.append(self._event(EventKind.SYNC_STARTED, resumed=resumed is not None))
+        self._early = self._listener()
         self._log(logging.INFO, "began" if resumed is None else "resumed")
         self.report(Progress(origin.sync, Status.RUNNING, clock(), resumed.counts if resumed else {}))
 
@@ -122,7 +132,11 @@ class EventPublisher:
         return [*attempts, self._event(EventKind.SYNC_FAILED, status=str(Status.INTERRUPTED), error=CRASHED)]
 
     def listen(self) -> Events:
-        """A new listener: from the sync's beginning, or from the start of what is running now."""
+        """A new listener: the first from the sync's beginning, a later one from what is running now."""
+        early, self._early = self._early, None
+        return self._listener() if early is None else early
+
+    def _listener(self) -> Events:
         listener = Events()
         for event in self._beginning:
             listener.put(event)
@@ -234,6 +248,9 @@ class EventPublisher:
         return Event(kind, self._clock(), self._origin, task.id, task.attempt, facts)
 
     def _publish(self, event: Event) -> None:
+        if self._early is not None and self._early.waiting >= EARLY:
+            self._listeners.discard(self._early)
+            self._early, self._heard = None, len(self._listeners) > 0
         for listener in list(self._listeners):
             listener.put(event)
 

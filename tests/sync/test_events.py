@@ -22,7 +22,7 @@ from max.model.tasks import BLOCKED, SettleResult, Status, SyncResult
 from max.storage.leases import new_worker, this_system
 from max.storage.sync_log import waits
 from max.storage.task_store import SqliteTaskStore
-from max.sync.events import BUFFER, Event, EventKind, Events, Origin, log
+from max.sync.events import BUFFER, EARLY, Event, EventKind, Events, Origin, log
 from max.upstream.operations import Limit, Operation
 from tests.scenes import NAMES, NOTES, USERS, Source, Stage, User, named, play, users
 from tests.virtual_time import later, now
@@ -177,17 +177,35 @@ def test_p22_each_event_and_each_failure_names_its_sync_and_task(course: Course)
 # -- listeners -----------------------------------------------------------------------------------
 
 
-def test_a_late_listener_first_gets_the_start_of_what_is_running() -> None:
-    async def body(stage: Stage) -> list[Event]:
+def test_the_first_listener_misses_nothing_and_a_later_one_first_gets_the_start_of_what_is_running() -> None:
+    async def body(stage: Stage) -> tuple[list[Event], list[Event]]:
         handle = await stage.begin(USERS, NAMES)
         await later(1.2)
-        events = await rest(handle.events())
-        assert [event.kind for event in await rest(handle.events())] == [events[0].kind, events[-1].kind]
-        return events
+        first, second = handle.events(), handle.events()
+        seen = await rest(first), await rest(second)
+        assert [event.kind for event in await rest(handle.events())] == [seen[0][0].kind, seen[0][-1].kind]
+        return seen
 
-    seen = play(upstream(["slow", "well"]), body)
-    check_pairs(seen)
-    assert "User:0: load fields name" in [event.facts.get("what") for event in seen[:3]]
+    first, second = play(upstream(["slow", "well"]), body)
+    for seen in (first, second):
+        check_pairs(seen)
+    assert sum(one.kind is EventKind.TASK_STORED and one.at < 1.0 for one in first) > 0
+    assert not any(one.at < 1.0 and one.kind is EventKind.TASK_STORED for one in second)
+    assert "User:0: load fields name" in [event.facts.get("what") for event in second[:3]]
+    assert len(second) < len(first)
+
+
+def test_a_sync_without_a_listener_keeps_no_more_than_its_first_events_for_one() -> None:
+    async def body(stage: Stage) -> list[Event]:
+        await stage.engine.store(*(User(str(number)) for number in range(EARLY)))
+        handle = await stage.begin(NAMES)
+        await handle.completion()
+        return await rest(handle.events())
+
+    assert [one.kind for one in play(Source(name=[named]), body)] == [
+        EventKind.SYNC_STARTED,
+        EventKind.SYNC_ENDED,
+    ]
 
 
 def test_a_listener_that_does_not_read_loses_events_and_learns_how_many() -> None:
