@@ -138,9 +138,9 @@ def test_a_program_follows_a_sync_from_its_beginning_to_its_end(synced: Path) ->
     async def work() -> list[str]:
         kinds: list[str] = []
         async with Project.open(synced) as project:
-            following = project.events("acme", "now")
-            first = asyncio.ensure_future(anext(following))
-            await asyncio.sleep(0)
+            earlier = [one async for one in project.events("acme", once=True)]
+            following = project.events("acme", earlier[-1].cursor)
+            first = asyncio.ensure_future(anext(following))  # whenever it looks first, that is in time
             runtime = await project.runtime("acme")
             await (await runtime.sync()).completion()
             kinds.append((await first).kind)

@@ -1,6 +1,7 @@
 """What a client of the official SDK sees: run by an interpreter that has the package ``mcp``.
 
 python sdk_client.py FOLDER COMMAND …    prints one JSON object, of either version of the SDK
+python sdk_client.py ADDRESS             the same of a server over HTTP; TOKEN has the bearer token
 """
 
 from __future__ import annotations
@@ -9,8 +10,16 @@ import asyncio
 import json
 import os
 import sys
+from contextlib import asynccontextmanager
+from importlib import import_module
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+IS_FIRST = version("mcp").startswith("1.")
+URI = "max://acme%3Adefault/AcmeUser/w1-u1"
 
 
 def plain(value: Any) -> Any:
@@ -32,27 +41,45 @@ async def asked(client: Any, uri: Any) -> dict[str, Any]:
     }
 
 
-async def main(folder: str, command: str, *words: str) -> dict[str, Any]:
-    """Talk to the server that the command starts."""
-    from mcp import ClientSession, StdioServerParameters
-    from mcp.client.stdio import stdio_client
+@asynccontextmanager
+async def transport(server: str, *words: str) -> AsyncIterator[Any]:
+    """The streams to a server: of a command in a folder, or at an address."""
+    if words:
+        from mcp import StdioServerParameters
+        from mcp.client.stdio import stdio_client
 
-    server = StdioServerParameters(command=command, args=list(words), cwd=folder, env=dict(os.environ))
-    uri = "max://acme%3Adefault/AcmeUser/w1-u1"
-    if version("mcp").startswith("1."):
+        command, *more = words
+        started = StdioServerParameters(command=command, args=more, cwd=server, env=dict(os.environ))
+        async with stdio_client(started) as streams:
+            yield streams
+        return
+    from mcp.client.streamable_http import streamable_http_client
+
+    http: Any = import_module("httpx" if IS_FIRST else "httpx2")
+    async with (
+        http.AsyncClient(headers={"authorization": f"Bearer {os.environ['TOKEN']}"}) as client,
+        streamable_http_client(server, http_client=client) as streams,
+    ):
+        yield streams
+
+
+async def main(*where: str) -> dict[str, Any]:
+    """Talk to a server, with each mode of the SDK."""
+    if IS_FIRST:
+        from mcp import ClientSession
         from pydantic import AnyUrl
 
-        async with stdio_client(server) as streams, ClientSession(*streams) as session:
+        async with transport(*where) as streams, ClientSession(*streams[:2]) as session:
             found = await session.initialize()
             known = {"protocol": found.protocolVersion, "instructions": found.instructions}
-            return known | await asked(session, AnyUrl(uri))
+            return known | await asked(session, AnyUrl(URI))
     from mcp.client.client import Client
 
     answers = {}
     for mode in ("auto", "legacy"):
-        async with Client(server, mode=mode) as client:
+        async with Client(transport(*where), mode=mode) as client:
             known = {"protocol": client.protocol_version, "instructions": client.instructions}
-            answers[mode] = known | await asked(client, uri)
+            answers[mode] = known | await asked(client, URI)
     return answers["auto"] | {"legacy": answers["legacy"]}
 
 

@@ -1,4 +1,4 @@
-"""``max mcp`` and the clients of the official SDK, version 1 and 2.
+"""``max mcp``, MCP over HTTP, and the clients of the official SDK, version 1 and 2.
 
 Each version needs an environment of its own: MAX_MCP_PYTHONS names their interpreters, separated as in
 PATH.  ``.ci/run`` makes them.
@@ -6,6 +6,7 @@ PATH.  ``.ci/run`` makes them.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -16,7 +17,9 @@ import pytest
 
 from tests.serve.clients import ROOT, STATELESS, Client, command, environment
 from tests.serve.conftest import Start
+from tests.serve.http_face import TOKEN, face
 
+SDK_CLIENT = str(ROOT / "tests" / "serve" / "sdk_client.py")
 PYTHONS = [one for one in os.environ.get("MAX_MCP_PYTHONS", "").split(os.pathsep) if one]
 REVISIONS = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"]
 pytestmark = pytest.mark.skipif(
@@ -47,12 +50,8 @@ def check(found: dict[str, Any]) -> None:
     assert json.loads(found["row"]["contents"][0]["text"])["row"]["email"] == "w1-u1@acme.example"
 
 
-@pytest.mark.parametrize("python", PYTHONS)
-def test_a_client_gets_tools_answers_mistakes_and_resources(synced: Path, python: str) -> None:
-    words = [python, str(ROOT / "tests" / "serve" / "sdk_client.py"), str(synced), *command()]
-    done = subprocess.run(words, env=environment(), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+def check_all(python: str, found: dict[str, Any]) -> None:
+    """What a client of one version must have got, with each mode that it has."""
     check(found)
     if version_of(python).startswith("1."):
         assert found["protocol"] == REVISIONS[-1]
@@ -60,6 +59,31 @@ def test_a_client_gets_tools_answers_mistakes_and_resources(synced: Path, python
         assert found["protocol"] == STATELESS
         assert found["legacy"]["protocol"] == REVISIONS[-1]
         check(found["legacy"])
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_a_client_gets_tools_answers_mistakes_and_resources(synced: Path, python: str) -> None:
+    words = [python, SDK_CLIENT, str(synced), *command()]
+    done = subprocess.run(words, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    check_all(python, json.loads(done.stdout))
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_a_client_gets_the_same_over_http(synced: Path, python: str) -> None:
+    async def ask() -> tuple[bytes, bytes]:
+        async with face(synced, read_only=True) as one:
+            asking = await asyncio.create_subprocess_exec(
+                *(python, SDK_CLIENT, f"{one.server.address}/mcp"),
+                env={**environment(), "TOKEN": TOKEN},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+            return await asking.communicate()
+
+    out, err = asyncio.run(ask())
+    assert out, err.decode()
+    check_all(python, json.loads(out))
 
 
 def results(client: Client, revision: str) -> list[list[Any]]:
