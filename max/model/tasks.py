@@ -99,7 +99,7 @@ class SyncCommand(StrEnum):
 # -- specs --------------------------------------------------------------------------------
 
 FeedRoot: TypeAlias = tuple[str, str, str]  # the entity and the id of a feed's root, and the loader's name
-UnreadItems: TypeAlias = "tuple[str | None, tuple[str, ...], float]"  # their page's cursor, ids, not before
+UnreadItems: TypeAlias = "tuple[str | None, tuple[str, ...], float]"  # their page's cursor, ids, seconds to wait
 Target: TypeAlias = Callable[[str, str], "str | None"]  # where a ref or a collection leads
 
 
@@ -491,8 +491,9 @@ class Settlement(NamedTuple):
     ``spec`` replaces the task's.  ``writes`` run inside the transaction.  ``more``: an
     AWAITING_CHILDREN task is claimed again as soon as its children leave room.  ``progress``
     resets the count of tries.  ``error``, as ``describe`` gives it, is why a PENDING task waits.
-    A ``returned`` one has begun nothing, so no try is counted.  ``notes`` are
-    sentences about the sync for people.
+    It waits for ``wait`` seconds from the moment at which this is stored: no clock that is set
+    back in between makes that longer.  A ``returned`` one has begun nothing, so no try is counted.
+    ``notes`` are sentences about the sync for people.
     """
 
     task: Task
@@ -501,7 +502,7 @@ class Settlement(NamedTuple):
     writes: Sequence[Write] = ()
     children: Sequence[NewTask] = ()
     failures: Sequence[Failure] = ()
-    not_before: float = 0.0
+    wait: float = 0.0
     more: bool = False
     progress: bool = False
     returned: bool = False

@@ -184,9 +184,8 @@ class EventPublisher:
             self._publish(self._event(EventKind.TASK_FAILED, task, state=str(state), error=error, **failed))
         elif state is not State.RUNNING:
             if state is State.PENDING and one.error is not None:
-                self._publish(
-                    self._event(EventKind.TASK_WAITING, task, until=one.not_before, error=one.error)
-                )
+                until = self._clock() + one.wait
+                self._publish(self._event(EventKind.TASK_WAITING, task, until=until, error=one.error))
             self._publish(self._event(EventKind.TASK_ENDED, task, state=str(state), **failed))
 
     def given_up(self, task: Task, state: str) -> None:
@@ -232,7 +231,7 @@ class EventPublisher:
         for failure in one.failures:
             self._log(logging.WARNING, "task %d failed: %s: %s", one.task.id, failure.what, failure.message)
         if one.error is not None:
-            what, until = one.task.spec.describe(), event_time(one.not_before)
+            what, until = one.task.spec.describe(), event_time(self._clock() + one.wait)
             words = "task %d runs again at %s: %s: %s"
             self._log(logging.WARNING, words, one.task.id, until, what, one.error["message"])
 

@@ -31,9 +31,8 @@ def delay(context: SyncContext, tries: int, *errors: Exception) -> float:
 
 def run_again(context: SyncContext, task: Task, tries: int, *errors: Exception) -> Settlement:
     """Have the task run again; people read the first error."""
-    at = context.clock() + delay(context, tries, *errors)
     error = {**_with_host(describe(errors[0])), "try": tries + 1, "of": TRIES}
-    return Settlement(task, State.PENDING, not_before=at, error=error)
+    return Settlement(task, State.PENDING, wait=delay(context, tries, *errors), error=error)
 
 
 def _with_host(error: Mapping[str, Any]) -> Mapping[str, Any]:

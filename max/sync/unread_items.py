@@ -27,7 +27,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from ..errors import LeaseLost, StorageError, UpstreamMissing
+from ..errors import LONGEST_WAIT, LeaseLost, StorageError, UpstreamMissing
 from ..model.delivery import Delivery
 from ..model.entities import Entity
 from ..model.loaders import Loader
@@ -74,8 +74,7 @@ class UnreadItems:
         passing = {id: error for id, error in errors.items() if may_pass(error, tries)}
         again: list[Unread] = []
         if passing:
-            due = self._context.clock() + delay(self._context, tries, *passing.values())
-            again.append((cursor, tuple(passing), due))
+            again.append((cursor, tuple(passing), delay(self._context, tries, *passing.values())))
         lost = {id: error for id, error in errors.items() if id not in passing}
         tracker.give_up(len(lost))
         child, now = self._declared.listed(spec)[1].lists.child.__name__, self._context.clock()
@@ -87,13 +86,12 @@ class UnreadItems:
         return again, failures
 
     async def read(self, task: Task, spec: ListTask, tracker: PageTracker, *, is_first: bool) -> Settlement:
-        """Ask again for what the spec names, once its time has come, and for nothing else.
+        """Ask again for what the spec names, after the wait that it names, and for nothing else.
 
         ``is_first``: in this run the task has stored something, so the tries are counted from one.
         """
-        due = _due(spec.unread)
-        if due > self._context.clock():
-            return Settlement(task, State.PENDING, spec, not_before=due, returned=True)
+        if wait := _wait(spec.unread):
+            return Settlement(task, State.PENDING, _waited(spec), wait=wait, returned=True)
         parent, loader = self._declared.listed(spec)
         read: list[Delivery] = []
         again: list[Unread] = []
@@ -120,7 +118,8 @@ class UnreadItems:
         """The settlement with what follows: another try of what may pass, the listing, or the end."""
         if spec.unread:
             error = run_again(self._context, done.task, done.task.tries, reasons[0]).error
-            return done._replace(state=State.PENDING, not_before=_due(spec.unread), error=error)
+            wait = _wait(spec.unread)
+            return done._replace(state=State.PENDING, spec=_waited(spec), wait=wait, error=error)
         if spec.rest:
             return done._replace(state=State.FAILED if done.failures else State.COMPLETED)
         return done._replace(progress=True)
@@ -161,9 +160,14 @@ class UnreadItems:
         return [item for item in items if item.id not in errors], errors
 
 
-def _due(unread: Sequence[Unread]) -> float:
-    """When all of them may be asked for."""
-    return max(not_before for _, _, not_before in unread)
+def _wait(unread: Sequence[Unread]) -> float:
+    """Seconds until all of them may be asked for; 0 for the times of day that older versions stored."""
+    return max((wait for _, _, wait in unread if wait <= LONGEST_WAIT), default=0.0)
+
+
+def _waited(spec: ListTask) -> ListTask:
+    """The spec of a task that waits now: when it runs again, it asks at once."""
+    return spec.replace(unread=tuple((cursor, ids, 0.0) for cursor, ids, _ in spec.unread))
 
 
 def _errors(

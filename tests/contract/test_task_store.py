@@ -198,7 +198,7 @@ def test_a_task_due_later_is_not_claimed_before(place: str) -> None:
     async def body(desk: Desk) -> None:
         await desk.begin(load())
         (task,) = await desk.claim()
-        settled = await desk.settle(Settlement(task, State.PENDING, not_before=1060.0))
+        settled = await desk.settle(Settlement(task, State.PENDING, wait=1060.0 - desk.now))
         assert (settled.claimed, settled.due, settled.waiting) == ([], 1060.0, 1)
         desk.now = 1059.9
         assert await desk.claim() == []
@@ -410,7 +410,7 @@ def test_a_wait_is_no_longer_than_was_asked_for_whatever_the_clock_did(place: st
         await desk.begin(load())
         (task,) = await desk.claim()
         error = describe(UpstreamBroken("it is down"))
-        await desk.settle(Settlement(task, State.PENDING, not_before=until, error=error), claim=0)
+        await desk.settle(Settlement(task, State.PENDING, wait=until - desk.now, error=error), claim=0)
         desk.now = now
         waiting = await desk.settle()
         assert (len(waiting.claimed), waiting.waiting) == (0, 1)

@@ -83,7 +83,7 @@ def test_a_move_is_stored_if_and_only_if_the_table_has_it(
 def test_a_task_is_settled_only_while_it_runs(connection: SqliteConnection, source: State, to: State) -> None:
     stored(connection, source)
     numbers = dict.fromkeys(
-        ("not_before", "more", "children", "unfinished", "failed", "progress", "returned"), 0
+        ("wait", "more", "children", "unfinished", "failed", "progress", "returned"), 0
     )
     values = {**numbers, "id": 1, "attempt": 3, "spec": None, "error": None, "now": 5.0}
     moved = connection.execute(SETTLE[to], values).rowcount
