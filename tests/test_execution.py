@@ -28,13 +28,14 @@ from max.errors import (
     UpstreamMissing,
     UsageError,
 )
-from max.execution import NO_OPTIONS
+from max.execution import NO_OPTIONS, SyncExecutor
 from max.model.entities import Ref
 from max.model.loaders import Env, Loader, PageRequest
 from max.model.plan import Step, SyncPlan
 from max.model.query import Batch, Page
 from max.model.schema import Schema
 from max.model.tasks import CHILDREN_PAGE, ExpandTask, LoadFieldsTask, NewTask, Status, SyncResult
+from max.storage.leases import new_worker
 from max.sync.retries import TRIES
 from max.sync.task_graph import expand
 from max.upstream.operations import Limit, Operation, Retry, operation
@@ -276,6 +277,34 @@ def test_a_permanent_failure_is_not_retried() -> None:
     source = Source(users=[BadCredentials("the token is wrong")])
     assert outcome(source, USERS).status is Status.FAILED
     assert len(source.asked) == 1
+
+
+TWICE = {  # what comes first and passes, and what comes then
+    "a task": [down(), users("a")],
+    "an item of a page": [users("a", failed={"b": down()}), users("a", "b")],
+}
+
+
+@pytest.mark.parametrize("what", TWICE)
+def test_a_clock_that_is_set_right_before_a_failure_is_stored_makes_no_wait_longer(what: str) -> None:
+    ahead, source = [31_536_000.0], Source(users=TWICE[what], name=[named])
+
+    def chance() -> float:  # is asked for when a wait is chosen
+        ahead[0] = 0.0
+        return 1.0
+
+    async def body(stage: Stage) -> Status:
+        clock = replace(stage.executor.context, clock=lambda: now() + ahead[0], jitter=chance)
+        executor = SyncExecutor(stage.store, clock, worker=new_worker())
+        await executor.start()
+        try:
+            async with asyncio.timeout(60):
+                return (await (await executor.begin(SyncPlan([USERS]))).completion()).status
+        finally:
+            await executor.stop()
+
+    assert play(source, body) is Status.COMPLETED
+    assert ahead == [0.0]
 
 
 def test_a_wait_is_durable(tmp_path: Path) -> None:
