@@ -686,3 +686,69 @@ def test_a_collection_that_the_plan_leaves_out_is_no_place_to_look_at() -> None:
 
     assert asyncio.run(body()) == ["b", "c"]
     assert set(shelves.asked) == {"left", "right"}
+
+
+# -- rows that come along with others -------------------------------------------------------------
+
+
+class Depot(Entity):
+    """The root."""
+
+    shelves: Many[Rack] = Many()
+
+
+class Rack(Entity):
+    """Brings its crates along."""
+
+    crates: Many[Crate] = Many(by=lambda: Crate.rack)
+
+
+class Crate(Entity):
+    """Comes along with its rack, and brings its jars along."""
+
+    rack: Field[Ref[Rack]] = Field()
+    jars: Many[Jar] = Many(by=lambda: Jar.crate)
+
+
+class Jar(Entity):
+    """Comes along with its crate."""
+
+    crate: Field[Ref[Crate]] = Field()
+
+
+def test_what_came_along_with_a_removed_row_goes_with_it_down_to_the_last() -> None:
+    racks = ["a", "b"]
+
+    @Loader.collection(Depot.shelves, brings=[Rack, Crate.rack, Jar.crate])
+    async def shelves(parent: Ref[Depot], request: PageRequest, env: Env[Any]) -> Page[Rack]:
+        crates = [Crate(f"crate of {rack}", rack=Rack.ref(rack)) for rack in racks]
+        jars = [Jar(f"jar in {crate.id}", crate=Crate.ref(crate.id)) for crate in crates]
+        return Page([Rack(rack) for rack in racks], also=[*crates, *jars])
+
+    async def seed(context: None, store: Store) -> SyncPlan:
+        await store.store(Depot("d"))
+        return SyncPlan([Step.for_root(Depot.ref("d")).load_collection(Depot.shelves)])
+
+    async def initialise(config: NoConfig, credentials: CredentialProvider) -> Installation[None]:
+        return Installation(None)
+
+    depot = Connector(
+        name="depot",
+        description="Racks, crates and jars.",
+        schema=Schema([Depot, Rack, Crate, Jar], roots=[Depot]),
+        loaders=[shelves],
+        seeder=seed,
+        initialise=initialise,
+        config=NoConfig,
+    )
+
+    async def body() -> list[list[str]]:
+        async with runtime(depot, NoConfig()) as there:
+            await (await there.sync()).completion()
+            racks.remove("a")
+            result = await (await there.sync()).completion()
+            assert (result.status, result.failures) == (Status.COMPLETED, ())
+            engine = there.engine
+            return [[one.id for one in await engine.query(kind).all()] for kind in (Rack, Crate, Jar)]
+
+    assert asyncio.run(body()) == [["b"], ["crate of b"], ["jar in crate of b"]]

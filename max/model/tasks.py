@@ -99,7 +99,9 @@ class SyncCommand(StrEnum):
 # -- specs --------------------------------------------------------------------------------
 
 FeedRoot: TypeAlias = tuple[str, str, str]  # the entity and the id of a feed's root, and the loader's name
-UnreadItems: TypeAlias = "tuple[str | None, tuple[str, ...], float]"  # their page's cursor, ids, seconds to wait
+UnreadItems: TypeAlias = (
+    "tuple[str | None, tuple[str, ...], float]"  # their page's cursor, ids, seconds to wait
+)
 Target: TypeAlias = Callable[[str, str], "str | None"]  # where a ref or a collection leads
 
 

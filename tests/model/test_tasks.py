@@ -82,9 +82,7 @@ def test_a_move_is_stored_if_and_only_if_the_table_has_it(
 @pytest.mark.parametrize(("source", "to"), list(product(State, sorted(SETTLE))))
 def test_a_task_is_settled_only_while_it_runs(connection: SqliteConnection, source: State, to: State) -> None:
     stored(connection, source)
-    numbers = dict.fromkeys(
-        ("wait", "more", "children", "unfinished", "failed", "progress", "returned"), 0
-    )
+    numbers = dict.fromkeys(("wait", "more", "children", "unfinished", "failed", "progress", "returned"), 0)
     values = {**numbers, "id": 1, "attempt": 3, "spec": None, "error": None, "now": 5.0}
     moved = connection.execute(SETTLE[to], values).rowcount
     assert (moved, state_of(connection)) == ((1, to) if source is State.RUNNING else (0, source))
