@@ -279,7 +279,7 @@ def test_a_permanent_failure_is_not_retried() -> None:
     assert len(source.asked) == 1
 
 
-TWICE = {  # what comes first and passes, and what comes then
+TWICE: dict[str, Sequence[Any]] = {  # what comes first and passes, and what comes then
     "a task": [down(), users("a")],
     "an item of a page": [users("a", failed={"b": down()}), users("a", "b")],
 }

@@ -139,7 +139,7 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold a folder's lock against other threads and processes; a crash releases it."""
     import fcntl
 
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)  # a pipe would be waited for
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
