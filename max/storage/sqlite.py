@@ -26,7 +26,7 @@ from contextlib import AbstractContextManager, ExitStack, closing, contextmanage
 from contextvars import ContextVar
 from pathlib import Path
 from stat import S_ISREG
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from ..errors import (
     MaxError,
@@ -42,9 +42,7 @@ from ..errors import (
 from .catalogue import is_older
 from .database import NONSENSE, Database, quoted
 from .sqlite_dialect import SqliteDialect, primary_code
-
-if TYPE_CHECKING:
-    from queue import SimpleQueue
+from .workers import Worker
 
 T = TypeVar("T")
 
@@ -107,7 +105,6 @@ def interruptible() -> Iterator[Interrupter]:
 
 
 Work = Callable[[SqliteConnection], T]
-_Job = Callable[[SqliteConnection | None], SqliteConnection | None]
 
 
 @contextmanager
@@ -271,14 +268,14 @@ class SqliteDatabase(Database):
     def __init__(self, path: Path | str, *, durability: Durability = "full") -> None:
         self.path = str(path)
         self._durability = durability
-        self._writer: _Worker | None = None
-        self._readers: _Worker | None = None
+        self._writer: Worker[SqliteConnection] | None = None
+        self._readers: Worker[SqliteConnection] | None = None
         self._file = _OpenFile(self.path)
 
     async def start(self) -> None:
         """Open the file, creating it when there is none."""
         if self._writer is None:
-            self._writer = writer = _Worker(self._open_writer, threads=1)
+            self._writer = writer = Worker(self._open_writer, threads=1)
             try:
                 await writer.run(lambda connection: None)
             except BaseException:
@@ -311,7 +308,7 @@ class SqliteDatabase(Database):
             return await self._running().run(inside)
         self._running()
         if self._readers is None:
-            self._readers = _Worker(self._open_reader, threads=READERS)
+            self._readers = Worker(self._open_reader, threads=READERS)
         return await self._readers.run(inside)
 
     @contextmanager
@@ -353,7 +350,7 @@ class SqliteDatabase(Database):
             self._file.shorten_log(connection)
         return result
 
-    def _running(self) -> _Worker:
+    def _running(self) -> Worker[SqliteConnection]:
         if self._writer is None:
             raise StorageError(f"{self.path}: the database is not open", hint="start the runtime first")
         return self._writer
@@ -496,111 +493,3 @@ def _stamp(path: str) -> object:
     """What differs after a file was written."""
     found = Path(path).stat()
     return found.st_ino, found.st_size, found.st_mtime_ns
-
-
-class _Worker:
-    """Threads that each own a connection and take work from one queue.
-
-    A thread opens its connection for the first work that needs it.  When that fails, the
-    work has the error and the next one tries again, so no caller ever waits for a dead thread.
-    Another thread begins, up to ``threads``, when all are busy: readings one after another use one
-    connection, which still has their pages and statements in memory.
-    """
-
-    def __init__(self, open: Callable[[], SqliteConnection], *, threads: int) -> None:
-        from queue import SimpleQueue  # a command that reads has no threads
-        from threading import Thread
-
-        self._open, self._most = open, threads
-        self._queue: SimpleQueue[_Job | None] = SimpleQueue()
-        self._threads: list[Thread] = []
-        self._waiting = 0  # callers
-
-    async def run(self, work: Work[T]) -> T:
-        """What work returns or raises, in one of the threads."""
-        reply = _Reply()
-
-        def answered(connection: SqliteConnection | None) -> SqliteConnection | None:
-            try:
-                connection = connection or self._open()
-                result = work(connection)
-            except BaseException as error:
-                reply.fail(error)
-            else:
-                reply.succeed(result)
-            return connection
-
-        self._waiting += 1
-        try:
-            if len(self._threads) < min(self._waiting, self._most):
-                self._begin()
-            self._queue.put(answered)
-            result: T = await reply.wait()
-        finally:
-            self._waiting -= 1
-        return result
-
-    def _begin(self) -> None:
-        """One more thread."""
-        from threading import Thread
-
-        thread = Thread(target=self._serve, daemon=True)
-        thread.start()
-        self._threads.append(thread)
-
-    async def stop(self) -> None:
-        """Let each thread finish the work before this call, close and end."""
-        import threading
-
-        ended = _Reply()
-
-        def join() -> None:
-            for thread in self._threads:
-                thread.join()
-            ended.succeed(None)
-
-        for _ in self._threads:
-            self._queue.put(None)
-        joining = threading.Thread(target=join, daemon=True)
-        joining.start()
-        await ended.wait()
-        joining.join()  # no thread is left when this returns
-
-    def _serve(self) -> None:
-        connection: SqliteConnection | None = None
-        try:
-            while (job := self._queue.get()) is not None:
-                connection = job(connection)
-        finally:
-            if connection is not None:
-                connection.close()
-
-
-class _Reply:
-    """A result that a thread gives to the coroutine that waits for it."""
-
-    def __init__(self) -> None:
-        from asyncio import get_running_loop  # the reading commands do without asyncio
-
-        self._loop = get_running_loop()
-        self._future = self._loop.create_future()
-
-    async def wait(self) -> Any:
-        return await self._future
-
-    def succeed(self, result: object) -> None:
-        self._call(self._future.set_result, result)
-
-    def fail(self, error: BaseException) -> None:
-        if isinstance(error, StopIteration):  # no future takes it: the caller would wait
-            error, cause = RuntimeError("the work raised StopIteration"), error
-            error.__cause__ = cause
-        self._call(self._future.set_exception, error)
-
-    def _call(self, method: Callable[[Any], None], value: object) -> None:
-        def unless_cancelled() -> None:
-            if not self._future.done():
-                method(value)
-
-        with suppress(RuntimeError):  # the loop was closed, so no coroutine waits
-            self._loop.call_soon_threadsafe(unless_cancelled)
