@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -38,10 +38,11 @@ from .serve.socket import SocketServer
 from .upstream.redaction import Redactor
 
 if TYPE_CHECKING:
+    from .model.middleware import Middleware
     from .model.values import Json
     from .serve.daemon_log import LogFile
     from .serve.http_service import HttpService
-    from .serve.methods import Parts
+    from .serve.methods import MethodCall, Parts
     from .serve.service_manager import Notifier
     from .serve.streams import Stream
 
@@ -86,7 +87,7 @@ class DaemonOptions(Struct):
 class Daemon:
     """The daemon of one project, as a service.
 
-    ``commands`` answers command lines that are forwarded.
+    ``commands`` answers command lines that are forwarded; ``middlewares`` are around every call of a method.
     """
 
     def __init__(
@@ -94,6 +95,8 @@ class Daemon:
         folder: ProjectFolder,
         options: DaemonOptions | None = None,
         commands: Commands | None = None,
+        *,
+        middlewares: Sequence[Middleware[MethodCall]] = (),
     ) -> None:
         from . import __version__
 
@@ -105,7 +108,7 @@ class Daemon:
         facts: dict[str, Json] = {"version": __version__, "options": self.options.to_json()}
         self.lock = DaemonLock(self.folder, facts)
         methods = IsolatedMethods if self.options.isolate else Methods
-        self.methods = methods(self.project, commands)
+        self.methods = methods(self.project, commands, middlewares=middlewares)
         self.scheduler = Scheduler(self.project)
         self.hooks = Hooks(self.methods)
         self.health = HealthWatch(self.project)

@@ -344,18 +344,20 @@ class Project(Generic[R]):
         *,
         kinds: Sequence[str] = (),
         once: bool = False,
+        wait: float | None = None,
     ) -> AsyncGenerator[InstallationEvent, None]:
         """What happens to an installation, or to all: ``async for event in project.events("acme"):``.
 
         First what has happened since ``after``: the ``cursor`` of an event, ``now``, or ``beginning``,
-        which is the oldest event that is kept, and so is None.  With ``once`` it ends there.  ``kinds``
-        names some, such as ``sync.ended``.  CursorExpired when events behind the cursor are gone.
+        which is the oldest event that is kept, and so is None.  With ``once`` it ends there, with ``wait``
+        after so many seconds without an event.  ``kinds`` names some, such as ``sync.ended``.
+        CursorExpired when events behind the cursor are gone.
         """
         from .query.follow import follow_events
 
         targets = () if target is None else (target,)
         follower = await in_thread(lambda: self.follower(*targets, after=after, kinds=kinds))
-        async with aclosing(follow_events(follower, once=once)) as events:
+        async with aclosing(follow_events(follower, wait=0.0 if once else wait)) as events:
             async for event in events:
                 yield event
 

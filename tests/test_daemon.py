@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from shutil import rmtree
 
@@ -13,11 +15,12 @@ import pytest
 from max import __version__
 from max.core import in_thread
 from max.daemon import Daemon, DaemonOptions
-from max.errors import DaemonRunning
+from max.errors import DaemonRunning, UsageError
 from max.installations.project_folder import ProjectFolder
 from max.serve.client import Client
 from max.serve.daemon_folder import DaemonFolder
 from max.serve.daemon_lock import amend
+from max.serve.methods import MethodCall
 
 
 @pytest.fixture
@@ -120,6 +123,31 @@ def test_options_are_read_back_and_what_is_unknown_has_its_default(
 ) -> None:
     assert DaemonOptions.from_json(data) == expected
     assert DaemonOptions.from_json(expected.to_json()) == expected
+
+
+def test_middlewares_are_around_each_call_that_comes_to_a_daemon(project: ProjectFolder) -> None:
+    seen: list[str] = []
+
+    @asynccontextmanager
+    async def refusing(call: MethodCall) -> AsyncIterator[None]:
+        seen.append(call.method)
+        if call.method == "audit":
+            raise UsageError("not today")
+        yield
+
+    async def scenario() -> None:
+        daemon = Daemon(project, middlewares=[refusing])
+        await daemon.start()
+        try:
+            async with Client.at(daemon.lock.socket) as client:
+                assert await client.installations() == []
+                with pytest.raises(UsageError, match="not today"):
+                    await client.audit()
+        finally:
+            await daemon.stop()
+
+    asyncio.run(scenario())
+    assert seen == ["installations", "audit"]
 
 
 @pytest.mark.parametrize("restarted", [True, False])

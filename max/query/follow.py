@@ -117,13 +117,22 @@ def follow(
         yield from follower.read()
 
 
-async def follow_events(follower: Follower, *, once: bool = False) -> AsyncGenerator[InstallationEvent, None]:
-    """The same for an event loop: threads look, and a caller that goes away ends it at once."""
+async def follow_events(
+    follower: Follower, *, wait: float | None = None
+) -> AsyncGenerator[InstallationEvent, None]:
+    """The same for an event loop: threads look, and a caller that goes away ends it at once.
+
+    It ends after ``wait`` seconds without an event; None: never.
+    """
     import asyncio
 
+    now = asyncio.get_running_loop().time
+    quiet_since = now()
     while True:
         for one in await in_thread(lambda: [*follower.read()]):
             yield one
-        if once:
+            quiet_since = now()
+        left = POLL if wait is None else quiet_since + wait - now()
+        if left <= 0:
             return
-        await asyncio.sleep(POLL)
+        await asyncio.sleep(min(POLL, left))

@@ -657,14 +657,15 @@ class Methods:
         *,
         kinds: Annotated[Sequence[str], "only these, such as sync.ended"] = (),
         once: Annotated[bool, "end when those that have happened were read"] = False,
+        wait: Annotated[float | None, "end after this many seconds without an event; else never"] = None,
     ) -> Stream[InstallationEvent, None]:
         """What happens to an installation, or to all of them, after a cursor and from then on."""
-        return Stream(self._events(installation, after, kinds, once=once))
+        return Stream(self._events(installation, after, kinds, once=once, wait=wait))
 
     async def _events(
-        self, installation: str | None, after: str | None, kinds: Sequence[str], *, once: bool
+        self, installation: str | None, after: str | None, kinds: Sequence[str], **ends: Any
     ) -> AsyncGenerator[InstallationEvent | End[None], None]:
-        found = self.project.events(installation, after, kinds=kinds, once=once)
+        found = self.project.events(installation, after, kinds=kinds, **ends)
         async with aclosing(found) as events:
             async for event in events:
                 yield event

@@ -154,6 +154,29 @@ def test_a_program_follows_a_sync_from_its_beginning_to_its_end(synced: Path) ->
     assert asyncio.run(work()) == ["sync.begun", "sync.ended"]
 
 
+@pytest.mark.parametrize("wait", [-1.0, 0.0, 0.05])
+def test_a_reader_that_waits_for_so_long_ends_when_nothing_happens(synced: Path, wait: float) -> None:
+    async def work() -> list[str]:
+        async with Project.open(synced) as project:
+            return [event.kind async for event in project.events("acme", wait=wait)]
+
+    assert asyncio.run(work()) == ["sync.begun", "sync.ended"]
+
+
+def test_what_happens_while_a_reader_waits_is_read_and_the_wait_begins_again(synced: Path) -> None:
+    async def work() -> list[str]:
+        async with Project.open(synced) as project:
+            runtime = await project.runtime("acme")
+            kinds = []
+            async for event in project.events("acme", wait=0.05):
+                kinds.append(event.kind)
+                if len(kinds) in (2, 4):
+                    await (await runtime.sync()).completion()
+            return kinds
+
+    assert asyncio.run(work()) == ["sync.begun", "sync.ended"] * 3
+
+
 def test_a_wait_for_the_next_event_ends_at_once_when_it_is_cancelled(synced: Path) -> None:
     async def work() -> None:
         async with Project.open(synced) as project:

@@ -136,6 +136,16 @@ class TestEvents:
 
         run(own, work)
 
+    def test_a_stream_ends_after_as_long_without_an_event_as_it_was_asked_to_wait(self, own: Path) -> None:
+        async def work(face: Face) -> None:
+            found = await self.read(face, "/events?installation=acme&once=true")
+            assert await self.read(face, "/events?installation=acme&wait=0.05") == found
+            asked = {"installation": "acme", "wait": 0.05}
+            async with face.client.stream("POST", "/v1/events", json=asked) as answer:
+                assert [one async for one in events_of(answer)][:-1] == found
+
+        run(own, work)
+
     async def read(self, face: Face, url: str, headers: dict[str, str] | None = None) -> list[Any]:
         async with face.client.stream("GET", url, headers=headers or {}) as answer:
             assert answer.status_code == 200, await answer.aread()
