@@ -72,6 +72,7 @@ STATUSES = {
     "extra": 501,
     "recording": 409,
     "replay": 409,
+    "hook": 403,
     "upstream": 502,
     "upstream.offline": 504,
     "upstream.missing": 404,

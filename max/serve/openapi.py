@@ -9,6 +9,7 @@ from ..model.values import Json
 from .arguments import input_schema
 from .http_streams import EVENTS, PLAIN, WIRE
 from .method import Method
+from .result_schema import ResultSchemas
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 ERROR: Json = {
@@ -42,8 +43,9 @@ OTHER_ROUTES: Mapping[str, tuple[str, str, str]] = {  # by path: the verb, what 
 def describe(methods: Iterable[Method], version: str) -> Json:
     """The description of these methods, and of the other routes."""
     paths: dict[str, Json] = {}
+    results = ResultSchemas(ERROR["properties"]["error"])
     for method in methods:
-        paths[f"/v1/{method.name}"] = _paths_of(method)
+        paths[f"/v1/{method.name}"] = _paths_of(method, results.of_method(method))
     for path, (verb, about, kind) in OTHER_ROUTES.items():
         operation = {
             "summary": about,
@@ -58,12 +60,12 @@ def describe(methods: Iterable[Method], version: str) -> Json:
         "paths": paths,
         "components": {
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
-            "schemas": {"Error": copy.deepcopy(ERROR)},
+            "schemas": {"Error": copy.deepcopy(ERROR), **results.named},
         },
     }
 
 
-def _paths_of(method: Method) -> Json:
+def _paths_of(method: Method, result: Json) -> Json:
     first, _, rest = method.about.partition("\n")
     schema = input_schema(method.parameters)
     about = {
@@ -78,17 +80,16 @@ def _paths_of(method: Method) -> Json:
             **about,
             "operationId": method.name,
             "requestBody": body,
-            "responses": _responses(*kinds, result=method.result),
+            "responses": _responses(*kinds, result={"description": method.result, **result}),
         }
     }
 
 
-def _responses(*kinds: str, result: str = "") -> Json:
-    whole: Json = {"type": "object"}
-    if result:
-        whole = {"type": "object", "required": ["result"], "properties": {"result": {"description": result}}}
+def _responses(*kinds: str, result: Json = None) -> Json:
     bodies: dict[str, Json] = {EVENTS: STREAM, TEXT: {"type": "string"}}
-    answers = {kind: {"schema": bodies.get(kind, whole)} for kind in kinds}
+    if result is not None:
+        bodies[PLAIN] = {"type": "object", "required": ["result"], "properties": {"result": result}}
+    answers = {kind: {"schema": bodies.get(kind, {"type": "object"})} for kind in kinds}
     error = {
         "description": "an error",
         "content": {PLAIN: {"schema": {"$ref": "#/components/schemas/Error"}}},

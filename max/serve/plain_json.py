@@ -1,7 +1,7 @@
 """Any result of a method as plain JSON, for programs that are not Max: as the command line prints it.
 
 It is easier to read than what ``wire.py`` makes, and says less: refs are ids, times are texts, and what is
-not loaded is left out.
+not loaded is left out.  ``result_schema.py`` describes it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from math import isfinite
 from typing import Any
 
 from ..errors import MaxError
+from ..model.changes import Change
 from ..model.entities import FieldOf, Ref
 from ..model.query import RowPage
 from ..model.struct import Struct
@@ -25,6 +26,8 @@ def plain(value: Any) -> Json:
     """A value as JSON data; TypeError for one of a class that no method returns."""
     if value is None or isinstance(value, str | bool):
         return str(value) if isinstance(value, Enum) else value
+    if isinstance(value, type):
+        return value.__name__
     if isinstance(value, int):
         return int(value) if value.bit_length() <= JSON_BITS else str(value)
     if isinstance(value, float):
@@ -40,6 +43,8 @@ def _of_parts(value: Any) -> Json:
     for form in ("to_json", "to_dict"):
         if hasattr(value, form):
             return plain(getattr(value, form)())
+    if isinstance(value, Mapping):
+        return {one.__name__ if isinstance(one, type) else str(one): plain(value[one]) for one in value}
     if isinstance(value, Struct):
         return {name: plain(getattr(value, name)) for name in value._names}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
@@ -58,5 +63,5 @@ MAKERS: Sequence[tuple[type, Any]] = (
     (bytes, lambda value: b64encode(value).decode()),
     (Enum, lambda value: plain(value.value)),
     (RowPage, lambda value: {"rows": plain(value.to_dicts()), "cursor": value.cursor}),
-    (Mapping, lambda value: {str(key): plain(one) for key, one in value.items()}),
+    (Change, lambda value: {**plain(value.to_dict()), "at": value.at}),
 )

@@ -334,6 +334,12 @@ def _class(name: str) -> Any:
     return getattr(import_module(f"{PACKAGE}.{HOMES[name]}"), name)
 
 
+def classes() -> dict[str, Any]:
+    """Every class that may cross, by name."""
+    special = {one.kind().__name__: one.kind() for one in SPECIAL.values()}
+    return {**{name: _class(name) for name in HOMES}, **special}
+
+
 @cache
 def fields_of(kind: type) -> tuple[str, ...]:
     """The fields of a class that may cross."""

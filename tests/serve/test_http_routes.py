@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import jsonschema  # type: ignore[import-untyped]  # it has no types
 import pytest
 from max_connectors.acme_service import Refused, Server, Service, Settings
 from openapi_spec_validator import validate
@@ -18,6 +19,7 @@ from max.serve.methods import METHODS
 from max.serve.metrics import COUNTERS, GAUGES, exposition
 from tests.serve.clients import META, STATELESS
 from tests.serve.http_face import TOKEN, Face, events_of, run
+from tests.serve.test_methods import examples_in
 
 
 def figures(text: str) -> dict[tuple[str, ...], float]:
@@ -45,6 +47,47 @@ class TestDescription:
             assert schema["properties"]["where"]["description"]
 
         run(synced, work)
+
+    def test_p18_the_plain_answer_of_every_method_fits_its_schema(self, own: Path) -> None:
+        async def work(face: Face) -> None:
+            found = (await face.client.get("/openapi.json")).json()
+            answered = set()
+            for name, given in examples_in(own):
+                if METHODS[name].local:
+                    continue
+                answer = await face.client.post(f"/v1/{name}", json=given, headers=JSON_ALONE)
+                assert answer.status_code != 500, (name, answer.text)
+                responses = found["paths"][f"/v1/{name}"]["post"]["responses"]
+                described = responses["200" if answer.status_code == 200 else "default"]
+                schema = described["content"]["application/json"]["schema"]
+                jsonschema.validate(answer.json(), {**schema, "components": found["components"]})
+                answered |= {name} if answer.status_code == 200 else set()
+            served = {name for name, one in METHODS.items() if not one.local}
+            assert served - answered == {"retry_failed", "request", "receive_hook"}  # as in test_methods
+            assert found["components"]["schemas"].keys() >= {"SyncResult", "InstallationInfo", "RowPage"}
+
+        run(own, work)
+
+    def test_groups_changes_and_classes_of_entities_are_plain_data(self, own: Path) -> None:
+        async def work(face: Face) -> None:
+            asked = {"installation": "acme", "entity": "AcmeTask", "where": "status = todo"}
+            count = await face.call("count", **asked)
+            assert await face.call("count_by", by="status", **asked) == {
+                "groups": [{"status": "todo", "count": count}],
+                "total": count,
+                "more": 0,
+                "moreRows": 0,
+            }
+            marked = await face.call("invalidate", installation="acme", what=["AcmeUser.email"])
+            assert marked["fields"] == [{"entity": "AcmeUser", "fields": ["email"], "rows": 20}]
+            await face.call("change_settings", installation="acme", settings={"history": "changes"})
+            await face.client.post(
+                "/v1/sync", json={"installation": "acme", "full": True}, headers=JSON_ALONE
+            )
+            changed = await face.call("changes", installation="acme", since="beginning", limit=1)
+            assert min(one["at"] for one in changed["items"]) > 0
+
+        run(own, work)
 
     def test_one_that_only_reads_says_nothing_of_what_writes(self, synced: Path) -> None:
         async def work(face: Face) -> None:

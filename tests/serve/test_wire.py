@@ -7,10 +7,11 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
+from enum import Enum, StrEnum
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 from hypothesis import given, settings
@@ -24,6 +25,7 @@ from max.model.struct import Struct
 from max.model.tagged_json import is_data
 from max.model.text_search import Marked
 from max.model.values import InvalidValue
+from max.serve import wire
 from max.serve.wire import HOMES, Wire
 from tests.serve.alike import same
 from tests.strategies import fitting, schemas
@@ -261,8 +263,6 @@ def classes() -> Iterator[tuple[str, type]]:
 
 
 def test_every_class_of_the_table_is_an_enumeration_or_consists_of_fields() -> None:
-    from enum import Enum
-
     wrong = [name for name, kind in classes() if not (issubclass(kind, Enum) or is_data(kind))]
     assert wrong == []
 
@@ -270,3 +270,20 @@ def test_every_class_of_the_table_is_an_enumeration_or_consists_of_fields() -> N
 def test_the_table_names_each_class_where_it_is_defined() -> None:
     wrong = [name for name, kind in classes() if kind.__module__ != f"max.{HOMES[name]}"]
     assert wrong == []
+
+
+def test_what_a_class_of_the_table_holds_is_in_it_too() -> None:
+    known = wire.classes()
+    held = set[Any]()
+    for kind in [one for one in known.values() if is_data(one)]:
+        for hint in get_type_hints(kind, localns={**known, "Entity": Entity}).values():
+            held |= {*parts(hint)}
+    crossing = {one for one in held if isinstance(one, type) and (is_data(one) or issubclass(one, Enum))}
+    assert crossing - {*known.values(), StrEnum} == set()  # a schema that is stored has no class of choices
+
+
+def parts(hint: Any) -> Iterator[Any]:
+    """The classes in an annotation."""
+    yield get_origin(hint) or hint
+    for inside in get_args(hint):
+        yield from parts(inside)
