@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shlex
+import shutil
 from collections.abc import Callable
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,3 +60,17 @@ def running(capsys: pytest.CaptureFixture[str]) -> Cli:
         return Run(status, *capsys.readouterr())
 
     return run
+
+
+def prepare(folder: Path, *lines: str) -> Path:
+    """Run command lines in a folder, each of which succeeds; the folder, which tests copy with ``take``."""
+    for line in lines:
+        out = io.StringIO()
+        with chdir(folder), redirect_stdout(out), redirect_stderr(out):
+            assert main(shlex.split(line)) == 0, f"{line}\n{out.getvalue()}"
+    return folder
+
+
+def take(prepared: Path, folder: Path) -> Path:
+    """Copy what was prepared into a folder, in place of doing the same again; the folder."""
+    return shutil.copytree(prepared, folder, dirs_exist_ok=True)

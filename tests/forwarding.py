@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import os
 import pty
@@ -12,8 +13,13 @@ import sys
 import termios
 import time
 from collections.abc import Callable, Mapping
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import IO, NamedTuple
+
+import pytest
+
+from max.cli import main
 
 ROOT = Path(__file__).parents[1]
 DIRECT = {"MAX_DAEMON": "0"}
@@ -50,6 +56,16 @@ async def main():
 asyncio.run(main())
 """  # what a daemon does about commands; a line of the file ``answered`` for each that it did not refuse
 
+DAYS_AGO = """
+import json, shlex, sys, time
+
+now, time.time = time.time, lambda: now() - 10.5 * 86_400
+from max.cli import main
+
+for line in json.loads(sys.argv[1]):
+    assert main(shlex.split(line)) == 0, line
+"""  # command lines as if it was ten days and a half ago: while tests run, nothing then becomes a day older
+
 
 class Answer(NamedTuple):
     """The exit status of a process and what it wrote; a terminal has both streams in one."""
@@ -74,6 +90,11 @@ class Machine:
             "TZ": "EST5EDT,M3.2.0,M11.1.0",
             "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "connectors")]),
         }
+
+    def prepare(self, *lines: str) -> None:
+        """Run command lines, each of which succeeds; what they write is ten days old."""
+        words = [sys.executable, "-c", DAYS_AGO, json.dumps(lines)]
+        subprocess.run(words, cwd=self.folder, env=self.environment, check=True, capture_output=True)
 
     # -- the daemon
 
@@ -150,6 +171,22 @@ class Machine:
         process = self.begin(*words, environment=environment, folder=folder, stdin=subprocess.PIPE)
         out, err = process.communicate(typed)
         return Answer(process.returncode, out, err)
+
+    def here(self, *words: str) -> Answer:
+        """What a command answers into pipes without the daemon; it runs in the process of the tests."""
+        out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
+        with pytest.MonkeyPatch.context() as patched, chdir(self.folder):
+            for name in os.environ.keys() - self.environment.keys():
+                patched.delenv(name)
+            for name, value in (self.environment | DIRECT).items():
+                patched.setenv(name, value)
+            time.tzset()
+            patched.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(), "utf-8"))
+            with redirect_stdout(out), redirect_stderr(err):
+                status = main(words)
+        time.tzset()
+        written = [stream.buffer.getvalue() for stream in (out, err)]  # type: ignore[attr-defined]
+        return Answer(status, *written)
 
     def screen(self, columns: int, *words: str, environment: Mapping[str, str] | None = None) -> Answer:
         """What a command shows on a terminal that has so many columns."""

@@ -22,7 +22,7 @@ from max.cli import COMMANDS
 from max.commands.parser import JoinWithComma, Parser, command_parser
 from max.errors import NotFound, UsageError
 from max.model.tasks import Status
-from tests.command_line import Cli, Run, record_sync
+from tests.command_line import Cli, Run, prepare, record_sync, take
 
 DATA = Path(".max/installations/acme/default/data.db")
 
@@ -70,12 +70,17 @@ WITH_ROWS = {
 READING = {name: words for name, words in WITH_ROWS.items() if COMMANDS[name][0] == "Query"}
 
 
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project that has synced the demo source, with what changed in it."""
+    folder = tmp_path_factory.mktemp("prepared")
+    return prepare(folder, "connect acme", "settings acme history=changes", "sync acme:default")
+
+
 @pytest.fixture
-def synced(cli: Cli) -> Cli:
-    """Runs a command in a project that has synced the demo source, with what changed in it."""
-    assert cli("connect", "acme").status == 0
-    assert cli("settings", "acme", "history=changes").status == 0
-    assert cli("sync", "acme:default").status == 0
+def synced(cli: Cli, prepared: Path, tmp_path: Path) -> Cli:
+    """Runs a command in a copy of it."""
+    take(prepared, tmp_path)
     return cli
 
 
