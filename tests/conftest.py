@@ -1,4 +1,4 @@
-"""What all tests share: drawn examples are the same in every run.
+"""What all tests share: drawn examples are the same in every run, however slow the machine is.
 
 ``HYPOTHESIS_PROFILE=explore`` draws new ones instead, to look for examples that fail.
 """
@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.command_line import Cli, running
 
@@ -19,8 +20,9 @@ os.environ["MAX_HOME"] = _home.name
 os.environ.pop("MAX_TRUST", None)
 os.environ.pop("MAX_OUTPUT", None)
 
-settings.register_profile("same", derandomize=True, deadline=None)
-settings.register_profile("explore", deadline=None)
+AT_ANY_SPEED: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("same", derandomize=True, **AT_ANY_SPEED)
+settings.register_profile("explore", **AT_ANY_SPEED)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
