@@ -185,7 +185,7 @@ class Machine:
             with redirect_stdout(out), redirect_stderr(err):
                 status = main(words)
         time.tzset()
-        written = [stream.buffer.getvalue() for stream in (out, err)]  # type: ignore[attr-defined]
+        written = [stream.buffer.getvalue() for stream in (out, err)]
         return Answer(status, *written)
 
     def screen(self, columns: int, *words: str, environment: Mapping[str, str] | None = None) -> Answer:
