@@ -207,18 +207,24 @@ def unsealed(text: str, secret_of: Callable[[str], str]) -> str:
 
 
 def redact(forms: Collection[str], text: str) -> str:
-    """A text without any of these secrets, or the beginning of one that was cut off."""
+    """A text without any of these secrets, or the beginning of one that was cut off.
+
+    White space does not hide one: a service may wrap what it repeats, as MIME does with base64.
+    """
     for form in sorted(forms, key=len, reverse=True):
         if form in text:
             text = text.replace(form, MARK)
-    heads = {form[:PIECE] for form in forms if len(form) > PIECE}
-    if not any(head in text for head in heads):
+    joined, whole = "".join(text.split()), {"".join(form.split()) for form in forms} - {""}
+    heads = {form[:PIECE] for form in whole}
+    if not any(head in joined for head in heads):
         return text
-    pattern, parts, at = re.compile("|".join(map(re.escape, heads))), [], 0
-    while found := pattern.search(text, at):
-        parts += [text[at : found.start()], MARK]
-        at = found.start() + max(_common_prefix(form, text, found.start()) for form in forms)
-    return "".join([*parts, text[at:]])
+    places = [at for at, character in enumerate(text) if not character.isspace()]  # of joined, in the text
+    pattern, parts, at, end = re.compile("|".join(map(re.escape, heads))), list[str](), 0, 0
+    while found := pattern.search(joined, at):
+        at = found.start() + max(_common_prefix(form, joined, found.start()) for form in whole)
+        parts += [text[end : places[found.start()]], MARK]
+        end = places[at - 1] + 1
+    return "".join([*parts, text[end:]])
 
 
 def _common_prefix(form: str, text: str, at: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from base64 import b64encode
+from base64 import b64encode, encodebytes
 from urllib.parse import quote
 
 import pytest
@@ -85,6 +85,21 @@ def test_p41_a_message_holds_neither_a_secret_nor_the_beginning_of_one(secret: s
     for one in (redactor.message(f"is {text[:cut]}") for text in said[::2]):
         assert one == f"is {MARK}"
     assert secret[:11] not in json.dumps(redactor.facts({"a": [said, {"b": said}]}))
+
+
+@given(
+    secret=st.text("abcdefgh1234", min_size=16, max_size=40),
+    width=st.integers(1, 20),
+    before=st.integers(0, 80),
+)
+def test_p41_a_secret_that_is_wrapped_into_lines_is_removed(secret: str, width: int, before: int) -> None:
+    redactor, breaks = provider(secret).redactor, ("\n", "\r\n  ", " ")
+    lines = [secret[at : at + width] for at in range(0, len(secret), width)]
+    assert {redactor.message(f"is {between.join(lines)}!") for between in breaks} == {f"is {MARK}!"}
+    mime = encodebytes(b"." * before + secret.encode() + b"." * 60).decode()
+    left = "".join(redactor.facts({"said": [mime]})["said"][0].split())
+    inner = [b64encode(b"\0" * n + secret.encode())[4:-4].decode() for n in range(3)]
+    assert not [one[at : at + 10] for one in inner for at in range(len(one) - 9) if one[at : at + 10] in left]
 
 
 def test_an_error_leaves_without_secrets_in_message_hint_facts_and_arguments() -> None:
