@@ -116,8 +116,7 @@ class DaemonFolder:
         import json
 
         try:
-            with open(self.file(DESCRIPTION), "rb") as opened:
-                found = json.loads(opened.read(1_000_000))
+            found = json.loads(_beginning(self.file(DESCRIPTION), 1_000_000))
         except (OSError, ValueError, RecursionError):
             return {}
         return found if isinstance(found, dict) else {}
@@ -147,8 +146,7 @@ class DaemonFolder:
     def pid(self) -> int | None:
         """The process id of the holder; None if unknown."""
         try:
-            with open(self.file(PID), encoding="ascii", errors="replace") as opened:
-                first = opened.readline(20).strip()
+            first = _beginning(self.file(PID), 1_000).partition("\n")[0][:20].strip()
         except OSError:
             return None
         return int(first) if first.isdecimal() else None
@@ -156,10 +154,18 @@ class DaemonFolder:
     def holder(self) -> str:
         """The process that holds or held the lock, named as ``new_worker`` does; empty if unknown."""
         try:
-            with open(self.file(PID), encoding="ascii", errors="replace") as opened:
-                return opened.read(1_000).partition("\n")[2].strip()
+            return _beginning(self.file(PID), 1_000).partition("\n")[2].strip()
         except OSError:
             return ""
+
+
+def _beginning(path: str, most: int) -> str:
+    """The first bytes of a file, as text; a pipe in its place is not waited for."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, most).decode("utf-8", "replace")
+    finally:
+        os.close(descriptor)
 
 
 def digest(data: bytes) -> str:

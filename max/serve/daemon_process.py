@@ -15,7 +15,6 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -56,7 +55,9 @@ class DaemonState(NamedTuple):
 
     def to_json(self) -> dict[str, Json]:
         """The state as JSON data."""
-        began = None if self.since is None else datetime.fromtimestamp(self.since, UTC)
+        from ..model.values import moment  # seldom needed
+
+        began = None if self.since is None else moment(self.since)
         return {
             "project": self.root,
             "state": self.state,

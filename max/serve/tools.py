@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, unquote
 
@@ -20,7 +19,7 @@ from ..errors import MaxError, NotFound, ProjectError, StorageEmpty, StorageErro
 from ..model.entities import Entity, RefKey
 from ..model.schema import Schema, description_of
 from ..model.text_search import merged
-from ..model.values import Json
+from ..model.values import Json, moment
 from ..model.visible import sanitize
 from ..query.few_values import few_values
 from ..query.reader import open_reader, read_ref
@@ -205,7 +204,7 @@ def state_of(info: InstallationInfo, reader: Reader) -> Data:
 
 def iso_time(at: float | None) -> str | None:
     """Seconds since the epoch as ``2026-01-31T09:30:00Z``."""
-    return None if at is None else f"{datetime.fromtimestamp(at, UTC).isoformat()[:19]}Z"
+    return None if at is None else f"{moment(at).isoformat()[:19]}Z"
 
 
 def freshness_words(data: Mapping[str, Json]) -> str:

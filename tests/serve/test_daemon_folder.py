@@ -16,9 +16,9 @@ from platformdirs import user_data_dir
 from max.errors import DaemonRunning, ProjectError
 from max.installations.home import home_folder
 from max.installations.project_folder import ProjectFolder
-from max.serve.daemon_folder import LONGEST, DaemonFolder, digest
+from max.serve.daemon_folder import DESCRIPTION, LONGEST, PID, DaemonFolder, digest
 from max.serve.daemon_lock import DaemonLock
-from max.serve.daemon_process import send_signal, stop
+from max.serve.daemon_process import DaemonState, send_signal, stop
 from max.storage.leases import new_worker, process_start
 
 LIGHT = """
@@ -77,6 +77,27 @@ class TestPlaces:
         answer, *modules = done.stdout.split()
         assert (answer, done.stderr) == ("False", "")
         assert {name for name in modules if not name.startswith("max")} <= {"__future__", "_sha256", "_sha2"}
+
+
+class TestOddFiles:
+    """What is in the place of its files."""
+
+    def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(self, folder: DaemonFolder) -> None:
+        Path(folder.path).mkdir(parents=True)
+        for name in (DESCRIPTION, PID):
+            os.mkfifo(folder.file(name))
+        assert (folder.description(), folder.pid(), folder.holder()) == ({}, None, "")
+
+    @pytest.mark.parametrize("content", [b"[" * 100_000, b"\xff\xfe\0", b"[1]", b"9" * 100, b""])
+    def test_nonsense_in_a_file_is_nothing(self, content: bytes, folder: DaemonFolder) -> None:
+        Path(folder.path).mkdir(parents=True)
+        for name in (DESCRIPTION, PID):
+            Path(folder.file(name)).write_bytes(content)
+        assert (folder.description(), folder.holder()) == ({}, "")
+        assert folder.pid() in (None, int("9" * 20))
+
+    def test_a_daemon_since_a_far_time_is_shown(self) -> None:
+        assert DaemonState("/p", "running", "/f", since=1e300).to_json()["since"] == "9999-12-31T23:59:59Z"
 
 
 class TestTheLock:

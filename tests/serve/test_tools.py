@@ -345,6 +345,13 @@ class TestUntrustedText:
             read += piece
         assert read == text
 
+    def test_a_time_that_no_calendar_has_is_the_last_one_of_ours(self, start: Start, own: Path) -> None:
+        with closing(sqlite3.connect(own / ".max/installations/acme/default/data.db")) as connection:
+            connection.execute("UPDATE _max_sync SET started_at = 1e15, finished_at = 1e15")
+            connection.commit()
+        found = start(own).call("overview")["installations"][0]
+        assert found["syncedAt"] == "9999-12-31T23:59:59Z"
+
 
 # A sync of 10,000 pages that come quickly: it is never over before it is paused, and pauses at once.
 ENDLESS = ("latency_ms=200", "page_size=10", "projects=50", "tasks=1000")
