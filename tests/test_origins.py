@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -363,6 +364,17 @@ class TestOddFiles:
         assert ODD[kind] in run.err
         for command in ("ls", "status"):
             assert ODD[kind] in gated(command).err
+
+    @pytest.mark.parametrize("kind", ["pipe", "device", "dangling link", "words"])
+    def test_what_is_in_the_place_of_a_folder_is_named_and_can_be_removed(
+        self, kind: str, gated: Cli, tmp_path: Path
+    ) -> None:
+        shutil.rmtree(folder_of(tmp_path))
+        make(kind, folder_of(tmp_path))
+        assert gated("status").status in (0, 1)
+        assert gated("disconnect", "gated:main", "--yes").status == 0
+        assert not os.path.lexists(folder_of(tmp_path))
+        assert Path("/dev/zero").exists()
 
     @pytest.mark.parametrize(("key", "value"), [(key, one) for key, some in WRONG.items() for one in some])
     def test_a_wrong_value_is_named(self, key: str, value: Any, gated: Cli, tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -56,6 +59,28 @@ def test_an_item_whose_failure_may_pass_is_asked_for_again_after_its_wait_and_it
     assert play(source, body) == (Status.COMPLETED, ["a", "b", "c"])
     assert pages(source) == [None, "2", None]
     assert source.times[-1] >= 60.0
+
+
+def test_an_item_whose_wait_an_older_version_stored_as_a_time_is_asked_for_at_once(tmp_path: Path) -> None:
+    path, failing = tmp_path / "data.db", {"b": QuotaExceeded("slow down", retry_after=600.0)}
+    source = Source(users=[users("a", failed=failing), users("a", "b")])
+
+    async def first(stage: Stage) -> str:
+        handle = await stage.begin(USERS)
+        await later(30.0)
+        return handle.id
+
+    async def second(stage: Stage) -> Status:
+        return (await (await stage.executor.resume(id)).completion()).status
+
+    id = play(source, first, path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as file:
+        stored = """replace(spec, '["b"], 0.0', '["b"], 1900000000.0')"""
+        file.execute(f"UPDATE _max_task SET not_before = 0, spec = {stored} WHERE state = 'pending'")
+        ((spec,),) = file.execute("SELECT spec FROM _max_task WHERE state = 'pending'").fetchall()
+        assert "1900000000.0" in spec
+    assert play(source, second, path) is Status.COMPLETED
+    assert source.times[-1] < 60.0
 
 
 def test_a_final_failure_of_an_item_is_recorded_with_its_id_and_not_tried_again() -> None:

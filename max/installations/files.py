@@ -118,10 +118,10 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder with what it holds, a link alone; not an error when there is none."""
-    if folder.is_symlink() or folder.is_file():
-        folder.unlink()
-    elif folder.exists():
+    """Remove a folder with what it holds, or what is in its place alone; not an error when there is none."""
+    if folder.is_symlink() or not folder.is_dir():
+        folder.unlink(missing_ok=True)
+    else:
         from shutil import rmtree
 
         rmtree(folder)

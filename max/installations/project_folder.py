@@ -478,6 +478,9 @@ class ProjectFolder:
         """
         folder = self._folder(info)
         with self.audited("disconnect", info, keep_data=keep_data), self._writing():
+            if not folder.is_dir():  # a file, a pipe or a link that leads nowhere: it holds nothing of ours
+                remove_tree(folder)
+                return
             with locked(folder):
                 for name in (*SECRET_FILES, INSTALLATION if keep_data else LOCK):
                     (folder / name).unlink(missing_ok=True)
