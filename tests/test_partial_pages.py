@@ -70,10 +70,11 @@ def test_an_item_whose_wait_an_older_version_stored_as_a_time_is_asked_for_at_on
         await later(30.0)
         return handle.id
 
-    async def second(stage: Stage) -> Status:
-        return (await (await stage.executor.resume(id)).completion()).status
+    sync = play(source, first, path)
 
-    id = play(source, first, path)
+    async def second(stage: Stage) -> Status:
+        return (await (await stage.executor.resume(sync)).completion()).status
+
     with closing(sqlite3.connect(path, isolation_level=None)) as file:
         stored = """replace(spec, '["b"], 0.0', '["b"], 1900000000.0')"""
         file.execute(f"UPDATE _max_task SET not_before = 0, spec = {stored} WHERE state = 'pending'")
