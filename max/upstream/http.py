@@ -57,6 +57,8 @@ from .hosts import check_path, check_segments, filled, read_address
 from .operations import LOG, block_limit, in_operation, last_attempt
 
 if TYPE_CHECKING:
+    import ssl
+
     import httpx2
 
     from .redaction import Redactor
@@ -69,6 +71,7 @@ FOLLOWED = ("GET", "HEAD")  # methods whose redirects are followed
 CONDITIONS = ("if-none-match", "if-modified-since")  # headers to which 304 is a good answer
 LIBRARY_LOGS = ("httpx2", *(f"httpcore2.{part}" for part in ("connection", "http11", "proxy", "socks")))
 CONNECTIONS = 32  # kept open for later requests
+KEPT = 5.0  # seconds that an unused connection is kept open
 QUOTED = 200  # characters of the service's own message that an error repeats
 GZIP_OR_ZLIB = zlib.MAX_WBITS | 32  # zlib finds out which
 WAITS = 16  # parts of a Retry-After header that are read
@@ -691,66 +694,106 @@ def require_http() -> None:
 
 
 class _Httpx2Transport(Transport):
-    """httpx2 as a Transport; connections are kept open and used again."""
+    """httpx2 as a Transport; connections are kept open and used again.
+
+    Each of its clients has one connection, and serves one request at a time.  One client for all
+    would ask the system about every idle connection, at both ends of each request: with 32
+    requests at a time, that was a third of a sync's processor time.
+    """
 
     def __init__(self, timeout: float, redactor: Redactor) -> None:
         self._timeout, self._log = timeout, _CleanLog(redactor)
-        self._clients: dict[bool, httpx2.AsyncClient] = {}  # with encryption, and without
         self._opening = asyncio.Lock()
+        self._trust: dict[bool, ssl.SSLContext] = {}  # with encryption, and without
+        self._clients: set[httpx2.AsyncClient] = set()  # every open one
+        self._idle: list[tuple[str, float, httpx2.AsyncClient]] = []  # for which origin, since when
 
-    async def open(self, *, secure: bool) -> httpx2.AsyncClient:
-        """An open client; MissingExtra when the library is not installed."""
+    async def aclose(self) -> None:
+        """Close every connection; the next request opens one again, perhaps in another loop."""
+        clients, self._clients = self._clients, set()
+        self._idle, self._trust, self._opening = [], {}, asyncio.Lock()
+        for name in LIBRARY_LOGS:
+            logging.getLogger(name).removeFilter(self._log)
+        for client in clients:
+            await client.aclose()
+
+    async def send(self, request: HttpRequest, *, max_bytes: int) -> HttpResponse:
+        """As Transport says; MissingExtra when the library is not installed."""
+        origin = "/".join(request.url.split("/", 3)[:3])
+        client = self._taken(origin) or await self._opened(secure=origin.startswith("https:"))
+        try:
+            return await _exchange(client, request, max_bytes)
+        finally:
+            if client in self._clients:  # else it was closed meanwhile
+                self._idle.append((origin, time.monotonic(), client))
+                await self._close_unused()
+
+    def _taken(self, origin: str) -> httpx2.AsyncClient | None:
+        """The idle client that served an origin last, so that those which are not needed grow old."""
+        for place in reversed(range(len(self._idle))):
+            if self._idle[place][0] == origin:
+                return self._idle.pop(place)[2]
+        return None
+
+    async def _close_unused(self) -> None:
+        """Close the idle clients that are too many, or too old."""
+        while len(self._idle) > CONNECTIONS or (self._idle and self._idle[0][1] < time.monotonic() - KEPT):
+            client = self._idle.pop(0)[2]
+            self._clients.remove(client)
+            await client.aclose()
+
+    async def _opened(self, *, secure: bool) -> httpx2.AsyncClient:
+        """A new client; it connects at its first request."""
         async with self._opening:
-            if secure not in self._clients:
-                self._clients[secure] = await in_thread(lambda: self._opened(secure))
-        return self._clients[secure]
-
-    def _opened(self, secure: bool) -> httpx2.AsyncClient:
-        """A new client.  Its import and its certificates would hold the loop for a tenth of a second.
-
-        Without encryption it loads no certificates: a third of the start-up.
-        """
+            if secure not in self._trust:
+                self._trust[secure] = await in_thread(lambda: self._prepared(secure))
+            trust = self._trust[secure]
         from http.cookiejar import CookieJar, DefaultCookiePolicy
 
+        import httpx2
+
+        client = httpx2.AsyncClient(
+            timeout=self._timeout,
+            verify=trust,
+            headers={"accept-encoding": "gzip, deflate"},  # what _Unpacker reads
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # none: they reach other origins
+        )
+        self._clients.add(client)
+        return client
+
+    def _prepared(self, secure: bool) -> ssl.SSLContext:
+        """Which certificates are trusted.  They and the import would hold the loop for a tenth of a second.
+
+        Without encryption none are loaded: a third of the start-up.
+        """
         require_http()
+        import http.cookiejar  # noqa: F401  # for the loop, which finds it imported
+
         import httpx2
 
         for name in LIBRARY_LOGS:
             logging.getLogger(name).addFilter(self._log)  # once, however often it is added
-        return httpx2.AsyncClient(
-            timeout=self._timeout,
-            verify=secure,
-            headers={"accept-encoding": "gzip, deflate"},  # what _Unpacker reads
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # none: they reach other origins
-            limits=httpx2.Limits(max_keepalive_connections=CONNECTIONS),
-        )
+        return httpx2.create_ssl_context(verify=secure)
 
-    async def aclose(self) -> None:
-        """Close every connection; the next request opens a client again, perhaps in another loop."""
-        clients, self._clients, self._opening = self._clients, {}, asyncio.Lock()
-        for name in LIBRARY_LOGS:
-            logging.getLogger(name).removeFilter(self._log)
-        for client in clients.values():
-            await client.aclose()
 
-    async def send(self, request: HttpRequest, *, max_bytes: int) -> HttpResponse:
-        """As Transport says; errors of httpx2 are translated here and nowhere else."""
-        client, answered = await self.open(secure=request.url.startswith("https:")), False
-        import httpx2
+async def _exchange(client: httpx2.AsyncClient, request: HttpRequest, max_bytes: int) -> HttpResponse:
+    """A request and its response; errors of httpx2 are translated here and nowhere else."""
+    import httpx2
 
-        call = client.stream(request.method, request.url, headers=dict(request.headers), content=request.body)
-        try:
-            async with call as response:
-                answered = True
-                body = await _read(request, response, max_bytes)
-                return HttpResponse(request, response.status_code, dict(response.headers), body)
-        except httpx2.RemoteProtocolError as error:
-            if not answered and "without sending" in str(error):
-                raise _offline(request, error) from error
-            words = "is incomplete or damaged" if answered else f"is not valid HTTP ({one_line(str(error))})"
-            raise UpstreamBroken(f"{request}: the answer {words}", hint="try again later") from error
-        except httpx2.RequestError as error:
+    answered = False
+    call = client.stream(request.method, request.url, headers=dict(request.headers), content=request.body)
+    try:
+        async with call as response:
+            answered = True
+            body = await _read(request, response, max_bytes)
+            return HttpResponse(request, response.status_code, dict(response.headers), body)
+    except httpx2.RemoteProtocolError as error:
+        if not answered and "without sending" in str(error):
             raise _offline(request, error) from error
+        words = "is incomplete or damaged" if answered else f"is not valid HTTP ({one_line(str(error))})"
+        raise UpstreamBroken(f"{request}: the answer {words}", hint="try again later") from error
+    except httpx2.RequestError as error:
+        raise _offline(request, error) from error
 
 
 def _offline(request: HttpRequest, error: Exception) -> Offline:

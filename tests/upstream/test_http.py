@@ -134,6 +134,49 @@ def test_connections_are_reused() -> None:
     assert (talk(upstream, ten), upstream.connections) == (10, 1)
 
 
+def test_connections_of_requests_at_one_time_are_reused() -> None:
+    async def forty(client: HttpClient) -> None:
+        for _ in range(5):
+            await asyncio.gather(*(client.get(f"/{number}") for number in range(8)))
+
+    upstream = Upstream(answer(200))
+    talk(upstream, forty)
+    assert (len(upstream.heard), upstream.connections) == (40, 8)
+
+
+def test_no_more_connections_stay_open_than_are_kept_for_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("max.upstream.http.CONNECTIONS", 3)
+
+    async def twice(client: HttpClient) -> None:
+        for _ in range(2):
+            await asyncio.gather(*(client.get(f"/{number}") for number in range(8)))
+
+    upstream = Upstream(answer(200))
+    talk(upstream, twice)
+    assert upstream.connections == 8 + 5
+
+
+def test_a_connection_that_was_not_used_for_long_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("max.upstream.http.KEPT", -1.0)  # every one has been unused for longer
+
+    async def two(client: HttpClient) -> None:
+        await client.get("/")
+        await client.get("/")
+
+    upstream = Upstream(answer(200))
+    talk(upstream, two)
+    assert upstream.connections == 2
+
+
+def test_a_request_that_is_cancelled_takes_no_connection_from_others() -> None:
+    async def main(client: HttpClient) -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(client.get("/slow"), 0.05)
+        assert await client.get("/") == {}
+
+    talk(Upstream(b"", answer(200)), main)
+
+
 def test_a_form_is_sent_with_the_headers_of_the_request() -> None:
     upstream = Upstream(answer(200))
     form, headers = {"a": "x y", "b": "é&"}, {"x-one": "1"}
