@@ -273,6 +273,26 @@ def test_progress_on_the_last_try_allows_another_failure() -> None:
     assert outcome(Source(users=pages), USERS).status is Status.COMPLETED
 
 
+def test_half_a_surrogate_pair_in_an_error_is_stored_as_an_escape_and_stops_no_sync() -> None:
+    source = Source(
+        users=[Offline("away \ud800"), UpstreamMissing("no \udfff", hint="see \ud800")], notes=[down()]
+    )
+    result = outcome(source, USERS)
+    (failure,) = result.failures
+    assert (result.status, failure.message, failure.hint) == (Status.FAILED, "no \\udfff", "see \\ud800")
+
+
+@pytest.mark.parametrize("word", ["next", "sync_token"])
+def test_half_a_surrogate_pair_in_a_bookmark_fails_its_listing_alone(word: str) -> None:
+    bookmark: dict[str, Any] = {word: "a\ud800"}
+    result = outcome(Source(users=[users("a", **bookmark), users("b")]), USERS)
+    assert (result.status, len(result.failures)) in {
+        (Status.COMPLETED, 0),
+        (Status.FAILED, 1),
+        (Status.PARTIAL, 1),
+    }
+
+
 def test_a_permanent_failure_is_not_retried() -> None:
     source = Source(users=[BadCredentials("the token is wrong")])
     assert outcome(source, USERS).status is Status.FAILED

@@ -98,6 +98,11 @@ def is_text(value: object) -> bool:
     return True
 
 
+def storable(text: str) -> str:
+    """A text for people as a database can hold it: half a surrogate pair is escaped, as in ``\\ud800``."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def is_id(value: object) -> bool:
     """A text that can identify an entity: not empty, not too long, and without NUL."""
     return is_text(value) and 0 < len(str(value)) <= LONGEST_ID and "\0" not in str(value)

@@ -23,7 +23,7 @@ from ..model.entities import Entity, Ref, as_it_came, check_entity, invalid_fiel
 from ..model.mapping import MappedRows
 from ..model.migrations import SchemaPolicy
 from ..model.struct import Struct
-from ..model.values import InvalidValue, Json, is_id, is_json
+from ..model.values import InvalidValue, Json, is_id, is_json, storable
 from .catalogue import has_part, migrate
 from .database import Connection, RenameOwner, Targets
 from .freshness import Freshness
@@ -270,15 +270,15 @@ def _row(
         type(one).__name__,
         one.id if named else "",
         "" if named else sha256(text.encode()).hexdigest()[:16],
-        _storable(first.expected),
-        mask(_storable(shown(first.actual))),
+        storable(first.expected),
+        mask(storable(shown(first.actual))),
         json.dumps(list(invalid)),
         text,
         repr(listing.collection) if listing is not None else None,
         listing.parent.id if listing is not None else None,
         delivery.sync,
         delivery.requested_at,
-        _storable(first.path),
+        storable(first.path),
     )
 
 
@@ -292,12 +292,8 @@ def row_text(one: Entity, mask: Callable[[Json], Json] = lambda data: data) -> s
             data[name] = holds.to_json(value)
         else:
             came = as_it_came(value)
-            data[name] = came if is_json(came) else _storable(shown(came))
+            data[name] = came if is_json(came) else storable(shown(came))
     return json.dumps(mask(data), ensure_ascii=False)
-
-
-def _storable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def quarantined_entities(connection: Connection) -> set[str]:

@@ -66,7 +66,7 @@ from ..model.tasks import (
     failure_of,
     read_spec,
 )
-from ..model.values import Json
+from ..model.values import Json, storable
 from .database import Connection, decoding
 from .event_log import record_event
 from .sync_log import FAILURE_COLUMNS, FIRST_ERROR, RETURN_TO_QUEUE, finish_sync, guard, resume_tasks
@@ -369,6 +369,10 @@ class SyncTransaction:
 
     def _record_failures(self, failures: Sequence[Failure]) -> None:
         if failures:
+            failures = [
+                one.replace(what=storable(one.what), message=storable(one.message), hint=storable(one.hint))
+                for one in failures
+            ]
             rows = [(*one._values()[:-2], json.dumps(one.input), self._version) for one in failures]
             self.connection.executemany(INSERT_FAILURE, rows)
             first = next((one for one in failures if one.code != BLOCKED), None)
@@ -533,9 +537,9 @@ def task_of(row: Sequence[Any]) -> Task:
 def _reason(one: Settlement) -> str | None:
     """Which try a task waits for, and why; or why it failed."""
     if one.error is None:
-        return one.failures[0].message if one.failures else None
+        return storable(one.failures[0].message) if one.failures else None
     tries = f"try {one.error['try']} of {one.error['of']}: " if "try" in one.error else ""
-    return f"{tries}{one.error['message']}"
+    return storable(f"{tries}{one.error['message']}")
 
 
 def _own_error(task: Task, error: Exception) -> SyncError:
