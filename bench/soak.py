@@ -34,6 +34,7 @@ from .measure import CHECKOUT
 TOKEN = "soak-token"
 SOURCES = ("acme:one", "acme:two")
 CRASHING = "crashing:default"
+SAMPLES, LINES = 400, 20  # of what the daemon holds: taken, printed
 PAUSE = 0.05  # seconds between two changes of a source, and between two questions of a client
 CONNECTOR = '''
 """A connector that ends its process before its second page."""
@@ -242,7 +243,7 @@ async def watch(
     project: Path, tally: Tally, samples: list[tuple[float, Sample, Sample]], until: float, seconds: float
 ) -> None:
     """Print what the daemon and its runners hold, as time goes by."""
-    began, pause = time.monotonic(), max(1.0, seconds / 20)
+    began, printed, pause = time.monotonic(), 0, max(0.2, seconds / SAMPLES)
     pid = DaemonFolder(project).pid()
     print(
         f"{'s':>5}{'asked':>9}{'answered':>10}   {'daemon: fds':>12}{'threads':>9}{'MB':>8}"
@@ -257,6 +258,9 @@ async def watch(
         total = Sample(*(sum(values) for values in zip(*below, strict=True))) if below else Sample(0, 0, 0.0)
         elapsed = time.monotonic() - began
         samples.append((elapsed, own, total))
+        if elapsed < (printed + 1) * seconds / LINES:
+            continue
+        printed += 1
         print(
             f"{elapsed:5.0f}{tally.asked:9}{tally.answered:10}   {own.descriptors:12}{own.threads:9}"
             f"{own.memory:8.1f}   {len(below):12}{total.descriptors:6}{total.threads:9}{total.memory:8.1f}",

@@ -330,8 +330,10 @@ def run_daemon(
     otherwise the log is on stderr, too.
     """
     from .serve.daemon_log import set_up_log
+    from .serve.own_process import stay_small
     from .serve.service_manager import take_notifier
 
+    stay_small()
     daemon = Daemon(folder, options, commands)
     make_private(daemon.folder)
     file = set_up_log(daemon.folder.file(LOG), capture=background, clean=daemon.redactor.message)

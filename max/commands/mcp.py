@@ -33,12 +33,14 @@ def run_mcp(options: Options) -> Answer:
     """Serve until the client goes; what another user may have written is refused."""
     from .. import __version__
     from ..serve.mcp import Connection
+    from ..serve.own_process import stay_small
     from ..serve.stdio import serve
     from ..serve.tools import Toolbox
     from .guide import guide
 
     project = options.found_project()
     project.refuse_foreign()
+    stay_small()
     syncs = Syncs(project)
     toolbox = Toolbox(project, partial(guide, project), syncs.sync if options.allow_sync else None)
     encode = partial(json.dumps, ensure_ascii=False, separators=(",", ":"))

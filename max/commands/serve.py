@@ -49,9 +49,11 @@ def run_serve(options: Options) -> Answer:
     from ..serve.daemon_folder import HTTP_TOKEN
     from ..serve.http_service import HttpService
     from ..serve.methods import Methods
+    from ..serve.own_process import stay_small
     from .daemon import port_of
     from .guide import guide
 
+    stay_small()
     folder, own = found(options)
     token = Path(own.file(HTTP_TOKEN))
     if options.token_file is not None:

@@ -1,4 +1,4 @@
-"""Starting this very Max in another process: the words of its command line, and its environment.
+"""Processes of our own: starting this very Max in another one, and keeping one that lasts small.
 
 The folder in which such a process begins is a project's, and a project is data: nothing is ever imported
 from the current folder (``-P``).  A copy below another name, or one that is not installed, is found by
@@ -7,12 +7,33 @@ PYTHONPATH, which is changed only then.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 PACKAGE = __name__.rpartition(".serve.")[0]  # what this copy of Max is called
 PLACE = Path(__file__).parents[PACKAGE.count(".") + 2]  # the folder, or archive, that holds it
+
+MADE = 700  # objects, after which Python looks for cycles among the new ones by default
+M_ARENA_MAX = -8  # of glibc's malloc.h
+
+
+def stay_small() -> None:
+    """Keep no more memory than is used, in a process that lasts.  Call it before there are other threads.
+
+    Two things keep memory that nothing uses.  A short command lets cycles of garbage be, since it ends
+    soon (``cli.run``); a process that lasts looks for them as Python usually does.  And glibc gives
+    threads arenas of their own, up to eight a processor, each of which keeps what its threads have freed.
+    Here threads come and go with the calls, and Python runs one of them at a time: one arena is enough.
+    Systems without glibc have no such setting.
+    """
+    gc.set_threshold(MADE)
+    with suppress(ImportError, OSError, AttributeError):
+        import ctypes
+
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
 
 
 def own_command(*words: str) -> list[str]:

@@ -36,6 +36,7 @@ from ..model.settings import DEFAULTS
 from ..project import Project
 from .method import Method
 from .methods import Methods
+from .own_process import stay_small
 from .protocol import Bounds, serve_connection
 from .standard_streams import standard_streams
 from .supervisor import OVER_MEMORY
@@ -50,6 +51,7 @@ CALLS = 10_000  # open at once: the supervisor's callers have bounds of their ow
 
 def main(words: Sequence[str]) -> None:
     """Answer until the input ends."""
+    stay_small()
     root, name, *flags = words
     faulthandler.enable(all_threads=False)
     folder = ProjectFolder(Path(root), trusted="--trusted" in flags)

@@ -88,7 +88,8 @@ def record_event(
     ``facts`` are small JSON data without secrets: who can read the data can read them.  Long
     texts are cut.  ``now`` is in seconds since the epoch.
     """
-    migrate(connection, OWNER, MIGRATIONS)  # this may be the first event of the file
+    if not has_part(connection, OWNER, MIGRATIONS):  # which is much quicker to ask than to migrate
+        migrate(connection, OWNER, MIGRATIONS)
     _, newest = _bounds(connection)
     number = max(newest + 1, min(int(now * 1_000), LAST))
     text = json.dumps({name: _short(value) for name, value in facts.items()})

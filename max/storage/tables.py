@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Self
 
@@ -73,17 +73,33 @@ KNOWN_PAGES = """
         PRIMARY KEY (listing, number)
     )
 """
+SCHEMAS = 16  # of which a process keeps the entities
 OWNER = "engine"  # of these tables, in the catalogue
 VERSIONS = (SCHEMA_TABLES, KNOWN_PAGES)  # how the scripts begin that make them; TableWriter has the whole
 
 
 def read_schema(connection: Connection) -> Json | None:
     """The stored schema as JSON data; None when the database holds nothing yet."""
+    text = _schema_text(connection)
+    with decoding("schema"):
+        return None if text is None else dict(json.loads(text))
+
+
+def _schema_text(connection: Connection) -> str | None:
     if not has_part(connection, OWNER, VERSIONS):
         return None
     row = connection.execute("SELECT schema FROM _max_schema").fetchone()
-    with decoding("schema"):
-        return None if row is None else dict(json.loads(row[0]))
+    return None if row is None else row[0]
+
+
+@lru_cache(SCHEMAS)
+def _schema(text: str) -> Schema:
+    """The schema that a stored text describes.
+
+    A class is slow to make, and refers to itself, so that each one that is no longer needed waits for a
+    collection of garbage.  So a process that reads for long makes the classes of a schema once.
+    """
+    return Schema.from_json(json.loads(text))
 
 
 def with_account_fields(connection: Connection, resolver: Resolver) -> Resolver:
@@ -120,10 +136,10 @@ class Tables:
     def stored(cls, connection: Connection, resolver: Resolver | None = None) -> Self:
         """The tables as the database describes them; the connector's resolver is needed for writing alone."""
         with decoding("schema", SchemaError):
-            data = read_schema(connection)
-            if data is None:
+            text = _schema_text(connection)
+            if text is None:
                 raise StorageEmpty("the database holds no data yet", hint="run a sync first")
-            schema = Schema.from_json(data)
+            schema = _schema(text)
             tables = cls(schema, None if resolver is None else with_account_fields(connection, resolver))
             tables._mappings.update(read_mappings(connection, schema))
         return tables
