@@ -96,8 +96,8 @@ class ResultSchemas:
         if issubclass(kind, Mapping):
             return {"type": "object", "additionalProperties": self.of(inside[1]) if inside else {}}
         if kind is tuple and ... not in inside:
-            members = [self.of(one) for one in inside]
-            return {"type": "array", "prefixItems": members, "minItems": len(members), "items": False}
+            size = len(inside)  # some tools know no prefixItems
+            return {"type": "array", "items": self._any_of(inside), "minItems": size, "maxItems": size}
         if issubclass(kind, Sequence | Set):
             return {"type": "array", "items": self.of(inside[0]) if inside else {}}
         return {}
