@@ -497,6 +497,42 @@ class StorageOlder(StorageError):
     code = "storage.older"
 
 
+class StorageUnreachable(StorageError):
+    """The server of the database does not answer, or has ended the connection."""
+
+    code = "storage.unreachable"
+
+
+class StorageBusy(StorageError):
+    """The server has as many connections as it takes."""
+
+    code = "storage.busy"
+
+
+class StorageDenied(StorageError):
+    """The server does not let this user in, or not do this."""
+
+    code = "storage.denied"
+
+
+class StorageMissing(StorageError):
+    """The server has no database of this name."""
+
+    code = "storage.missing"
+
+
+class StorageTimeout(StorageError):
+    """The server ended a statement that took too long."""
+
+    code = "storage.timeout"
+
+
+class StorageConflict(StorageError):
+    """The server undid a transaction, again and again, because of what others wrote."""
+
+    code = "storage.conflict"
+
+
 class HistoryError(MaxError):
     """The changes were not recorded."""
 

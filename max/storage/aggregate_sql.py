@@ -135,7 +135,7 @@ class _Form:
             column = statement.column(one.field.path)
             if self._is_halved(one):
                 yield f"sum({column} >> {HALF}) + (sum({column} & {LOWER}) >> {HALF})"
-                yield f"sum({column} & {LOWER}) & {LOWER}"
+                yield f"CAST(sum({column} & {LOWER}) AS INTEGER) & {LOWER}"
             else:
                 yield f"{one.function}({column})"
 

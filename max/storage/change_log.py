@@ -107,7 +107,7 @@ KEEP_KINDS = """
     ON CONFLICT (name) DO UPDATE SET kinds = excluded.kinds
 """
 # ``+number``: the records are read in their order, and not by the index of rows.
-RANGE = "id > :after AND id <= :upto AND +number IN {set:numbers}"
+RANGE = "id > :after AND id <= :upto AND +number IN {numbers:numbers}"
 RECORDS = f"""
     SELECT id, at, sync, number, row, kind, old, new FROM _max_change
      WHERE {RANGE} ORDER BY id {{order}}

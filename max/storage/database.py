@@ -160,9 +160,10 @@ class TextIndex(Protocol):
 class Dialect(Protocol):
     """What the SQL of a database leaves open.
 
-    Placeholders of ``sql``: ``{set:p}`` and ``{each:p}`` (the values of the array ``:p``, behind IN
-    and behind FROM, there with the column ``value``), ``{pairs:p}`` (behind FROM, an array of pairs
-    with the columns ``a`` and ``b``), ``{row_id}`` (the type of a column that numbers the rows),
+    Placeholders of ``sql``: ``{set:p}`` and ``{numbers:p}`` (behind IN, the texts or the integers of the
+    array ``:p``), ``{each:p}`` (behind FROM, its texts in the column ``value``), ``{pairs:p}`` and
+    ``{number_pairs:p}`` (behind FROM, an array of pairs of texts or of integers with the columns ``a``
+    and ``b``), ``{whole:value}`` (see ``whole``), ``{row_id}`` (the type of a column that numbers the rows),
     ``{serial}`` (the same, and no number is used twice, also after its row was deleted),
     ``{by_key}`` (ends CREATE TABLE: rows are stored in their key's order), ``{now}`` (seconds since
     the epoch), ``{random}`` (a new text of 16 characters); any other is a name, which is quoted.
@@ -186,8 +187,8 @@ class Dialect(Protocol):
     def array(self, values: Iterable[Any]) -> object:
         """Values (ids, numbers, pairs) as one parameter; no text among them holds a NUL."""
 
-    def set_of(self, parameter: str) -> str:
-        """``{set:…}`` for a composed statement."""
+    def set_of(self, parameter: str, kind: Kind = ...) -> str:
+        """``{set:…}`` for a composed statement, whose values are of a kind (without one, texts)."""
 
     def contains(self, column: str, bind: Callable[[object], str], text: str) -> str:
         """SQL that is true when a column contains a text, in any case; ``bind`` takes a value."""
@@ -225,6 +226,12 @@ class Dialect(Protocol):
 
     def in_order(self, column: str, alias: str) -> tuple[str, str]:
         """The members of a list as a table with the column ``value``, and the place of each, from 1 on."""
+
+    def whole(self, value: str) -> str:
+        """SQL for a float without its fraction, as an integer."""
+
+    def shown(self, column: str, kind: Kind) -> str:
+        """SQL for a stored value as the views show it to people and their programs."""
 
     def truncated(self, column: str, unit: str) -> str:
         """SQL for a time or a date in a unit, as text that sorts in time order; NULL stays NULL.

@@ -208,7 +208,9 @@ def _create_view(
         target = to and f", {words}{mappings[to.__name__].table.removeprefix('_')}.id"
         kind = f"{connection.dialect.types[holds.kind]}{target or ''}"
         text = " ".join(mapping.entity._fields[name].description.split())
-        columns.append((quoted(name), f"{kind}: {text}" if text else kind))
+        shown = connection.dialect.shown(quoted(name), holds.kind)
+        column = shown if shown == quoted(name) else f"{shown} AS {quoted(name)}"
+        columns.append((column, f"{kind}: {text}" if text else kind))
     columns += [(column, "TIMESTAMP") for column in more]
     ends = [","] * (len(columns) - 1) + [""]
     lines = [f"  {column}{end} -- {about}" for (column, about), end in zip(columns, ends, strict=True)]

@@ -362,7 +362,7 @@ class Freshness(RenameOwner):
         bitmaps = [f"p.{load_bitmap(word)}" for word in range(len(mapping.bitmaps))]
         positions = ", ".join(map(str, range(3, 3 + len(bitmaps))))  # a field may have any name
         sql = f"""
-            SELECT CAST(? - p.requested_at AS INTEGER), count(*), {", ".join(bitmaps)}
+            SELECT {connection.dialect.whole("? - p.requested_at")}, count(*), {", ".join(bitmaps)}
               FROM {quoted(mapping.table)} AS t
               LEFT JOIN _max_load AS p
                 ON p.id = t.{quoted(mapping.load_columns[group])} AND {speaks_for("t")}
@@ -384,11 +384,13 @@ class Freshness(RenameOwner):
             for field in counts
         ]
         brought = [f"WHEN '{field}' THEN {mapping.brought(field)}" for field in counts]
+        own = f"""
+            :now - CASE WHEN x.recorded_at >= coalesce(p.requested_at, {NEVER})
+                        THEN x.synced_at ELSE p.requested_at END
+        """
+        whole = connection.dialect.whole
         sql = f"""
-            SELECT x.field, CAST(:now - p.requested_at AS INTEGER),
-                   CAST(:now - CASE WHEN x.recorded_at >= coalesce(p.requested_at, {NEVER})
-                                    THEN x.synced_at ELSE p.requested_at END AS INTEGER),
-                   count(*)
+            SELECT x.field, {whole(":now - p.requested_at")}, {whole(own)}, count(*)
               FROM _max_freshness AS x
               JOIN {quoted(mapping.table)} AS t ON t._row = x.row AND t._removed_at IS NULL
               LEFT JOIN _max_load AS p ON p.id = CASE x.field {" ".join(loads)} END

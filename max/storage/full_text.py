@@ -384,7 +384,7 @@ def _texts_at(
         return {}
     texts = texts_of(connection, mapping, "t")
     columns = f"t._row, t._id, {texts.title}, {texts.text}"
-    sql = mapping.sql(f"SELECT {columns} FROM {{table}} AS t WHERE t._row IN {{set:rows}}")
+    sql = mapping.sql(f"SELECT {columns} FROM {{table}} AS t WHERE t._row IN {{numbers:rows}}")
     found = connection.execute(sql, {"rows": connection.dialect.array(rows)})
     return {(number << ROWS) + row: (own, title, text) for row, own, title, text in found}
 

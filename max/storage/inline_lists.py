@@ -48,7 +48,7 @@ OLD_LISTINGS = (
 )
 MEMBERS = """
     SELECT k.listing, c._id, c._row FROM _max_membership AS k JOIN {table} AS c ON c._row = k.child
-     WHERE k.listing IN {set:listings}
+     WHERE k.listing IN {numbers:listings}
 """
 ROWS = "SELECT _id, _row FROM {table} WHERE _id IN {set:ids}"
 

@@ -153,7 +153,8 @@ class KnownPages(RenameOwner):
     ) -> Stored:
         """Rows that are not removed, by their number or id."""
         columns = ", ".join(map(quoted, ("_row", "_id", *names, *mapping.bitmaps)))
-        sql = f"SELECT {columns} FROM {{table}} WHERE {by} IN {{set:which}} AND _removed_at IS NULL"
+        which_rows = "{set:which}" if by == "_id" else "{numbers:which}"
+        sql = f"SELECT {columns} FROM {{table}} WHERE {by} IN {which_rows} AND _removed_at IS NULL"
         values = {"which": connection.dialect.array(which)}
         place = 1 if by == "_id" else 0
         return {row[place]: row for row in connection.execute(mapping.sql(sql), values)}

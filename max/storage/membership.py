@@ -121,13 +121,13 @@ INVALIDATE = f"""
               AND k.listing IN {LISTINGS})))
 """
 LISTING_AGES = """
-    SELECT CASE WHEN l.invalidated_at IS NULL THEN CAST(:now - l.listed_at AS INTEGER) END, count(*)
+    SELECT CASE WHEN l.invalidated_at IS NULL THEN {whole::now - l.listed_at} END, count(*)
       FROM {table} AS p LEFT JOIN _max_listing AS l ON l.collection = :collection AND l.parent = p._id
      WHERE p._removed_at IS NULL GROUP BY 1
 """
-FEED_AGES = (
-    "SELECT feed, CAST(? - read_at AS INTEGER), count(*) FROM _max_feed_state GROUP BY 1, 2 ORDER BY 1"
-)
+FEED_AGES = """
+    SELECT feed, {whole::now - read_at}, count(*) FROM _max_feed_state GROUP BY 1, 2 ORDER BY 1
+"""
 PAIRS = """
     WITH pairs AS (
         SELECT n.a AS id, q._id AS parent FROM {pairs:pairs} AS n
@@ -332,7 +332,7 @@ class Membership(RenameOwner):
     def feed_ages(self, connection: Connection, *, now: float) -> dict[str, AgeHistogram]:
         """How long ago each feed was read to its end, over all roots that follow it."""
         counts: dict[str, dict[int | None, int]] = {}
-        for feed, age, number in connection.execute(FEED_AGES, (now,)):
+        for feed, age, number in connection.execute(connection.dialect.sql(FEED_AGES), {"now": now}):
             counts.setdefault(feed, {})[age] = number
         return {feed: histogram(found) for feed, found in counts.items()}
 

@@ -176,7 +176,7 @@ class Statement:
         values = [self._encoded(holds, value, filter.path[-1]) for value in filter.value]
         dialect = self.mapping.dialect
         named = self.bind(dialect.array(value for value in values if value is not None))
-        inside = f"{column} IN {dialect.set_of(named)}"
+        inside = f"{column} IN {dialect.set_of(named, holds.kind)}"
         if None in values:
             return f"{inside} OR ({column} IS NULL AND {self.known(filter.path)})"
         return inside

@@ -89,7 +89,7 @@ CLEAR_PARENT = """
     UPDATE {{table}} AS t SET {field} = NULL, {bitmap} = {bitmap} & ~{bit}
      WHERE t._removed_at IS NULL AND t._row IN (
            SELECT m.row FROM _max_missing AS m LEFT JOIN _max_listing AS l ON l.id = m.listing
-            WHERE m.entity = :entity AND (:at IS NULL OR m.missing_since <= :at) AND {shown}
+            WHERE m.entity = :entity AND (m.missing_since <= :at OR :at IS NULL) AND {shown}
               AND CASE WHEN m.listing IS NULL
                   THEN coalesce({synced}, {NEVER}) < m.missing_since AND t.{field} IN (
                        SELECT p._id FROM {parents} AS p WHERE p._removed_at IS NOT NULL)
@@ -121,16 +121,16 @@ def _ending(which: str) -> tuple[str, str, str]:
 END_UNSEEN = _ending("listing = :listing AND generation <> :generation")
 CHILD_LISTINGS = "(SELECT id FROM _max_listing WHERE collection = :collection AND parent IN {set:ids})"
 END_OF_PARENT = _ending(f"listing IN {CHILD_LISTINGS}")
-END_NAMED = _ending("(listing, child) IN (SELECT a, b FROM {pairs:pairs})")
+END_NAMED = _ending("(listing, child) IN (SELECT a, b FROM {number_pairs:pairs} AS p)")
 DROP_LISTINGS = f"DELETE FROM _max_listing WHERE id IN {CHILD_LISTINGS}"
 UNLINK = (  # the + makes SQLite search the memberships by child
-    f"DELETE FROM _max_membership WHERE +listing IN {LISTINGS} AND child IN {{set:rows}}",
-    "DELETE FROM _max_missing WHERE entity = :entity AND row IN {set:rows}",
+    f"DELETE FROM _max_membership WHERE +listing IN {LISTINGS} AND child IN {{numbers:rows}}",
+    "DELETE FROM _max_missing WHERE entity = :entity AND row IN {numbers:rows}",
 )
 PURGE = (
     *UNLINK,
-    "DELETE FROM _max_freshness WHERE entity = :entity AND row IN {set:rows}",
-    "DELETE FROM {table} WHERE _row IN {set:rows}",
+    "DELETE FROM _max_freshness WHERE entity = :entity AND row IN {numbers:rows}",
+    "DELETE FROM {table} WHERE _row IN {numbers:rows}",
 )
 PURGEABLE = f"""
     SELECT _row, _id, _removed_at FROM {{table}} WHERE _removed_at < :before AND NOT EXISTS (
@@ -150,12 +150,14 @@ MARK_CIRCLES = f"""
         SELECT _row FROM {{table}} AS t WHERE NOT EXISTS (
             SELECT 1 FROM _max_membership AS k WHERE k.child = t._row AND +k.listing IN {{own}})
          UNION SELECT k.child FROM _max_membership AS k WHERE k.listing IN {LISTINGS}
-         UNION SELECT k.child FROM reachable CROSS JOIN {{table}} AS p ON p._row = reachable.row
-               CROSS JOIN _max_listing AS l ON l.collection IN {{set:own}} AND l.parent = p._id
-               CROSS JOIN _max_membership AS k ON k.listing = l.id
+         UNION SELECT k.child FROM reachable CROSS JOIN {{table}} AS p CROSS JOIN _max_listing AS l
+               CROSS JOIN _max_membership AS k
+                WHERE p._row = reachable.row AND l.collection IN {{set:own}} AND l.parent = p._id
+                  AND k.listing = l.id
     )
     INSERT INTO _max_missing (entity, row, missing_since)
-    SELECT :entity, _row, :at FROM {{table}} WHERE _removed_at IS NULL AND _row NOT IN reachable
+    SELECT :entity, _row, :at FROM {{table}}
+     WHERE _removed_at IS NULL AND _row NOT IN (SELECT row FROM reachable)
     ON CONFLICT DO NOTHING
 """.replace("{own}", LISTINGS.replace("collections", "own"))
 IN_CIRCLES = f"""
@@ -202,7 +204,7 @@ POSSIBLE_LISTINGS = """
     SELECT l.id, CASE WHEN {in_part} THEN coalesce(l.listed_at, 0)
                       WHEN {unmoved} THEN {seen} ELSE coalesce(l.covered_at, 0) END FROM {{table}} AS t
       LEFT JOIN _max_listing AS l ON l.collection = :collection AND l.parent = t._id
-     WHERE t._removed_at IS NULL AND (:whole OR l.id IS NOT NULL) AND t._row NOT IN {{set:missing}}
+     WHERE t._removed_at IS NULL AND (:whole OR l.id IS NOT NULL) AND t._row NOT IN {{numbers:missing}}
 """
 IN_PART = "l.listed_at IS NULL OR l.listed_at < l.covered_at"  # some of what it named could not be read
 UNREADABLE = """
@@ -223,13 +225,13 @@ MARK = """
 """
 LISTINGS_OF = """
     SELECT l.id FROM {table} AS p JOIN _max_listing AS l ON l.collection = :collection AND l.parent = p._id
-     WHERE p._row IN {set:parents}
+     WHERE p._row IN {numbers:parents}
 """
 HELD_ONLY_BY = f"""
     SELECT DISTINCT k.child FROM _max_membership AS k JOIN {{table}} AS t ON t._row = k.child
-     WHERE k.listing IN {{set:lost}} AND t._removed_at IS NULL AND NOT EXISTS (
+     WHERE k.listing IN {{numbers:lost}} AND t._removed_at IS NULL AND NOT EXISTS (
            SELECT 1 FROM _max_membership AS o
-            WHERE o.child = k.child AND o.listing NOT IN {{set:lost}} AND o.listing IN {LISTINGS})
+            WHERE o.child = k.child AND o.listing NOT IN {{numbers:lost}} AND o.listing IN {LISTINGS})
 """
 
 Rows = dict[int, float]  # since when each row is missing, by its number
@@ -299,7 +301,7 @@ class Removals(RenameOwner):
     def clear_named(self, connection: Connection, entity: type[Entity], rows: Collection[int]) -> None:
         """Rows that are named now are not missing."""
         if self._has_missing(connection, entity):
-            sql = "DELETE FROM _max_missing WHERE entity = :entity AND row IN {set:rows}"
+            sql = "DELETE FROM _max_missing WHERE entity = :entity AND row IN {numbers:rows}"
             values = {"entity": entity.__name__, "rows": connection.dialect.array(rows)}
             connection.execute(connection.dialect.sql(sql), values)
 
@@ -686,7 +688,7 @@ class Removals(RenameOwner):
         mapping = self._mappings[many.parent.__name__]
         sql = f"""
             SELECT min(coalesce({mapping.synced(many.name, "t")}, {NEVER})) FROM {{table}} AS t
-             WHERE t._removed_at IS NULL AND t._row NOT IN {{set:missing}}
+             WHERE t._removed_at IS NULL AND t._row NOT IN {{numbers:missing}}
         """
         values = {"missing": connection.dialect.array(missing.get(many.parent.__name__, ()))}
         (at,) = connection.execute(mapping.sql(sql), values).fetchone()
@@ -713,7 +715,7 @@ class Removals(RenameOwner):
         return found
 
     def _ids(self, connection: Connection, mapping: TableMapping[Any], rows: Collection[int]) -> list[str]:
-        sql = mapping.sql("SELECT _id FROM {table} WHERE _row IN {set:rows} ORDER BY _id")
+        sql = mapping.sql("SELECT _id FROM {table} WHERE _row IN {numbers:rows} ORDER BY _id")
         return [id for (id,) in connection.execute(sql, {"rows": connection.dialect.array(rows)}).fetchall()]
 
     # -- removing -------------------------------------------------------------------------

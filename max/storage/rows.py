@@ -33,7 +33,7 @@ BITS = 62  # fields in one bitmap: it stays positive, and exact in every JSON re
 SLICE = 500  # rows that are decoded at once
 
 MOVED = "_moved_at_"  # how the columns begin that have when a watched field moved
-NEVER = "-1e999"  # before every time, as SQL writes it
+NEVER = "-1e308"  # before every time, as SQL writes it
 
 
 class TableMapping(Generic[E]):

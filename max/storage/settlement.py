@@ -138,9 +138,9 @@ COMPLETE = f"""
 COUNT_DOWN = "UPDATE _max_task SET unfinished = unfinished - ?, failed = failed + ? WHERE id = ?"
 CONTAINERS = f"""
     SELECT id, parent, kind, unfinished, more, children > 0 AND failed = children
-      FROM _max_task WHERE id IN {{set:ids}} AND state = '{State.AWAITING_CHILDREN}'
+      FROM _max_task WHERE id IN {{numbers:ids}} AND state = '{State.AWAITING_CHILDREN}'
 """
-DEPENDENTS = f"SELECT id, after, kind FROM _max_task WHERE after IN {{set:ids}} AND state = '{State.NEW}'"
+DEPENDENTS = f"SELECT id, after, kind FROM _max_task WHERE after IN {{numbers:ids}} AND state = '{State.NEW}'"
 OF_STEPS = f"""
     sync = :sync AND parent IN (SELECT id FROM _max_task WHERE sync = :sync AND kind = '{GroupTask.kind}')
 """
@@ -356,10 +356,10 @@ class SyncTransaction:
             "id": one.task.id,
             "attempt": one.task.attempt,
             "spec": None if one.spec is None else json.dumps(one.spec.to_json()),
-            "progress": one.progress,
-            "returned": one.returned,
+            "progress": bool(one.progress),
+            "returned": int(one.returned),
             "wait": one.wait,
-            "more": one.more,
+            "more": int(one.more),
             "children": len(one.children) + failed,
             "unfinished": len(one.children),
             "failed": int(failed),
@@ -480,7 +480,8 @@ class SyncTransaction:
         """What stored nothing has failed, unless all that it refused is to remove rows."""
         sql = """
             SELECT deliveries, quarantined, count(f.task), count(CASE WHEN f.code <> ? THEN 1 END)
-              FROM _max_sync AS s LEFT JOIN _max_failure AS f ON f.sync = s.id WHERE s.id = ?
+              FROM _max_sync AS s LEFT JOIN _max_failure AS f ON f.sync = s.id
+             WHERE s.id = ? GROUP BY s.id
         """
         values = (SuspiciousRemoval.code, self.sync)
         stored, quarantined, failed, others = self.connection.execute(sql, values).fetchone()

@@ -82,11 +82,11 @@ OBJECTS = """
 class _Placeholder:
     """``{set:ids}``: the word behind the colon is the name of a parameter."""
 
-    def __init__(self, words: Callable[[str], str]) -> None:
-        self._words = words
+    def __init__(self, words: Callable[[str], str], sign: str = ":") -> None:
+        self._words, self._sign = words, sign
 
     def __format__(self, name: str) -> str:
-        return self._words(f":{name}")
+        return self._words(f"{self._sign}{name}")
 
 
 class SqliteDialect(Dialect):
@@ -99,8 +99,11 @@ class SqliteDialect(Dialect):
         self._statements: dict[object, str] = {}
         self._words = {
             "set": _Placeholder(self.set_of),
+            "numbers": _Placeholder(self.set_of),
             "each": _Placeholder(lambda parameter: f"json_each({parameter})"),
+            "whole": _Placeholder(self.whole, ""),
             "pairs": _Placeholder(_pairs),
+            "number_pairs": _Placeholder(_pairs),
             "row_id": "INTEGER PRIMARY KEY",
             "serial": "INTEGER PRIMARY KEY AUTOINCREMENT",
             "by_key": "WITHOUT ROWID",
@@ -128,8 +131,8 @@ class SqliteDialect(Dialect):
         """Values as a JSON array, in which SQLite would cut a text at a NUL."""
         return json.dumps(list(values))
 
-    def set_of(self, parameter: str) -> str:
-        """The values of an array, behind IN."""
+    def set_of(self, parameter: str, kind: Kind = Kind.TEXT) -> str:
+        """The values of an array, behind IN; JSON says of what kind they are."""
         return f"(SELECT value FROM json_each({parameter}))"
 
     def contains(self, column: str, bind: Callable[[object], str], text: str) -> str:
@@ -198,6 +201,14 @@ class SqliteDialect(Dialect):
     def in_order(self, column: str, alias: str) -> tuple[str, str]:
         """``json_each`` counts from 0."""
         return f"json_each({column}) AS {alias}", f"({alias}.key + 1)"
+
+    def whole(self, value: str) -> str:
+        """A cast cuts off the fraction."""
+        return f"CAST({value} AS INTEGER)"
+
+    def shown(self, column: str, kind: Kind) -> str:
+        """A value as it is stored: the types of SQLite are few."""
+        return column
 
     def truncated(self, column: str, unit: str) -> str:
         """Times are texts, so most units are their beginnings; a week is that of its Thursday."""

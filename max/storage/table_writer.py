@@ -515,18 +515,19 @@ def upsert(
     columns = ['"_id"', *fields, *bitmaps, *loads, *moved.values()]
     row = f"({', '.join('?' * len(columns))})"
     changes = [f"{c} = excluded.{c}" for c in (*fields, *loads)]
-    changes += [f"{c} = {c} | excluded.{c}" for c in bitmaps]
+    changes += [f"{c} = t.{c} | excluded.{c}" for c in bitmaps]
     for name, column in moved.items():
         bitmap, bit = mapping.place(name)
         stays = (
-            f"{quoted(name)} IS NOT DISTINCT FROM excluded.{quoted(name)} AND ({quoted(bitmap)} & {bit}) <> 0"
+            f"t.{quoted(name)} IS NOT DISTINCT FROM excluded.{quoted(name)}"
+            f" AND (t.{quoted(bitmap)} & {bit}) <> 0"
         )
-        changes.append(f"{column} = CASE WHEN {stays} THEN {column} ELSE excluded.{column} END")
-    differs = [f"{c} IS DISTINCT FROM excluded.{c}" for c in (*fields, *loads)]
-    differs += [f"({c} & excluded.{c}) <> excluded.{c}" for c in bitmaps]
+        changes.append(f"{column} = CASE WHEN {stays} THEN t.{column} ELSE excluded.{column} END")
+    differs = [f"t.{c} IS DISTINCT FROM excluded.{c}" for c in (*fields, *loads)]
+    differs += [f"(t.{c} & excluded.{c}) <> excluded.{c}" for c in bitmaps]
     return (
-        f"INSERT INTO {quoted(mapping.table)} ({', '.join(columns)})"
+        f"INSERT INTO {quoted(mapping.table)} AS t ({', '.join(columns)})"
         f" VALUES {', '.join([row] * number)}"
         f" ON CONFLICT (_id) DO UPDATE SET {', '.join([*changes, '_removed_at = NULL'])}"
-        f" WHERE {joined('OR', [*differs, '_removed_at IS NOT NULL'])}"
+        f" WHERE {joined('OR', [*differs, 't._removed_at IS NOT NULL'])}"
     )

@@ -356,7 +356,7 @@ class Tables:
         )
         if many.inline:
             named, place = connection.dialect.in_order(f"o.{quoted(many.name)}", "n")
-            source = f"{quoted(owner.table)} AS o CROSS JOIN {named} JOIN {source}"
+            source = f"{quoted(owner.table)} AS o CROSS JOIN {named} CROSS JOIN {source}"
             member = "o._id = :parent AND o._removed_at IS NULL AND t._id = n.value"
         columns = ["t._id", *(f"t.{quoted(n)}" for n in (*mapping.types, *mapping.bitmaps)), place]
         sql = f"""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -19,7 +19,10 @@ from max.model.entities import Entity, Field, Many, ManyOf, Ref
 from max.model.loaders import UnknownLoaders
 from max.model.schema import Schema
 from max.model.values import Json
+from max.storage.database import Connection, quoted
+from max.storage.postgres import PostgresDatabase
 from max.storage.sqlite import MEMORY, SqliteConnection, SqliteDatabase
+from tests.postgres_server import new_schema, shared_url
 
 T = TypeVar("T")
 
@@ -88,10 +91,25 @@ class Store:
         return await self.receive(Delivery(entities, at, listing))
 
 
+def database_at(place: str | Path) -> SqliteDatabase | PostgresDatabase:
+    """The database of a place: a file, one in memory, or ``postgresql://…#schema``."""
+    url, _, schema = str(place).partition("#")
+    return PostgresDatabase(url, schema) if schema else SqliteDatabase(place)
+
+
+def dump(connection: Connection) -> list[str]:
+    """All that a database holds, as text."""
+    if isinstance(connection, SqliteConnection):
+        return list(connection.iterdump())
+    names = sorted(name for kind, name, _, _ in connection.dialect.objects(connection) if kind == "table")
+    rows = {name: f"SELECT CAST(t AS text) FROM {quoted(name)} AS t ORDER BY 1" for name in names}
+    return [f"{name} {row}" for name, sql in rows.items() for (row,) in connection.execute(sql)]
+
+
 @asynccontextmanager
-async def sqlite_store(path: str | Path, schema: Schema = SCHEMA) -> AsyncIterator[Store]:
-    """The store of this library, in a file or in memory."""
-    database = SqliteDatabase(path)
+async def store_at(place: str | Path, schema: Schema = SCHEMA) -> AsyncIterator[Store]:
+    """The store of this library."""
+    database = database_at(place)
     await database.start()
     try:
         engine = SqliteEngine(database, UnknownLoaders(schema, parts))
@@ -100,26 +118,42 @@ async def sqlite_store(path: str | Path, schema: Schema = SCHEMA) -> AsyncIterat
         async def receive(delivery: Delivery) -> WriteResult:
             return await database.transact(engine.prepare_write(delivery))
 
-        def dump(connection: SqliteConnection) -> list[str]:
-            return list(connection.iterdump())
-
         yield Store(engine, SqliteSyncMeta(database, engine), receive, lambda: database.read(dump))
         await engine.stop()
     finally:
         await database.stop()
 
 
-def using(path: str | Path, body: Callable[[Store], Awaitable[T]], schema: Schema = SCHEMA) -> T:
+def using(place: str | Path, body: Callable[[Store], Awaitable[T]], schema: Schema = SCHEMA) -> T:
     """Run a body on an open store."""
 
     async def main() -> T:
-        async with sqlite_store(path, schema) as store:
+        async with store_at(place, schema) as store:
             return await body(store)
 
     return asyncio.run(main())
 
 
-@pytest.fixture(params=["file", "memory"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+POSTGRES = pytest.param("postgres", marks=pytest.mark.postgres)
+
+
+@pytest.fixture(params=["file", "memory", POSTGRES])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """Where a store keeps its data: every test of a contract runs on each."""
-    return MEMORY if request.param == "memory" else str(tmp_path / "data.db")
+    if request.param != "postgres":
+        yield MEMORY if request.param == "memory" else str(tmp_path / "data.db")
+        return
+    url, schema = shared_url(), new_schema()
+    yield f"{url}#{schema}"
+    PostgresDatabase(url, schema).delete()
+
+
+@pytest.fixture(params=["sqlite", POSTGRES])
+def in_memory(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A place for tests that need no file: empty, and emptied at every opening in SQLite alone."""
+    if request.param != "postgres":
+        yield MEMORY
+        return
+    url, schema = shared_url(), new_schema()
+    yield f"{url}#{schema}"
+    PostgresDatabase(url, schema).delete()

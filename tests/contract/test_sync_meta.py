@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -13,8 +14,10 @@ from max.errors import StorageError, UnknownName
 from max.model.delivery import Delivery, ListingPage
 from max.model.entities import FieldOf
 from max.model.loaders import UnknownLoaders
-from max.storage.sqlite import MEMORY, SqliteConnection, SqliteDatabase
-from tests.contract.places import SCHEMA, Person, Post, Store, Team, parts, place, using
+from max.storage.database import Cursor, Values
+from max.storage.postgres import PostgresConnection
+from max.storage.sqlite import MEMORY, SqliteConnection
+from tests.contract.places import SCHEMA, Person, Post, Store, Team, database_at, dump, parts, place, using
 
 __all__ = ["place"]
 ADA, BOB, RED = Person.ref("a"), Person.ref("b"), Team.ref("red")
@@ -340,8 +343,26 @@ ARRIVAL = Delivery(
 )
 
 
+class Failing(PostgresConnection):
+    """A connection whose nth statement fails."""
+
+    def __init__(self, raw: Any, count: int) -> None:
+        super().__init__(raw)
+        self.asked, self._count = 0, count
+
+    def execute(self, sql: str, values: Values = (), /) -> Cursor:
+        """Run a statement, or one that cannot be run."""
+        self.asked += 1
+        return super().execute("SELECT 1 / 0" if self.asked == self._count else sql, values)
+
+    def executemany(self, sql: str, rows: Iterable[Values], /) -> Cursor:
+        """Run a statement for each row, or one that cannot be run."""
+        self.asked += 1
+        return self.execute("SELECT 1 / 0") if self.asked == self._count else super().executemany(sql, rows)
+
+
 def failing_at(count: int, work: Any) -> Any:
-    """The work, with the nth action of SQLite refused; None when it took fewer."""
+    """The work, with the nth action of SQLite, or the nth statement of another database, refused."""
     asked = 0
 
     def refuse(*_: object) -> int:
@@ -349,7 +370,14 @@ def failing_at(count: int, work: Any) -> Any:
         asked += 1
         return sqlite3.SQLITE_DENY if asked == count else sqlite3.SQLITE_OK
 
-    def inside(connection: SqliteConnection) -> None:
+    def inside(connection: SqliteConnection | PostgresConnection) -> None:
+        nonlocal asked
+        if isinstance(connection, PostgresConnection):
+            failing = Failing(connection.raw, count)
+            work(failing)
+            if failing.asked >= count:
+                raise AssertionError("a refused statement went unnoticed")
+            return
         connection.set_authorizer(refuse)
         try:
             work(connection)
@@ -363,7 +391,7 @@ def failing_at(count: int, work: Any) -> Any:
 
 def test_a_delivery_that_fails_anywhere_leaves_the_old_state(place: str) -> None:
     async def body() -> int:
-        database = SqliteDatabase(place)
+        database = database_at(place)
         await database.start()
         engine = SqliteEngine(database, UnknownLoaders(SCHEMA, parts))
         await engine.start()
@@ -371,9 +399,6 @@ def test_a_delivery_that_fails_anywhere_leaves_the_old_state(place: str) -> None
             [whole(id) for id in "abc"], 100.0, ListingPage(RED, Team.people, 0, True, 100.0, bookmark="m1")
         )
         await database.transact(engine.prepare_write(first))
-
-        def dump(connection: SqliteConnection) -> list[str]:
-            return list(connection.iterdump())
 
         old, count = await database.read(dump), 0
         while await database.read(dump) == old:

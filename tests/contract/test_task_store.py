@@ -42,10 +42,9 @@ from max.model.tasks import (
 )
 from max.storage.leases import LEASE, new_worker, this_system
 from max.storage.settlement import CHILDREN_BOUND
-from max.storage.sqlite import SqliteDatabase
 from max.storage.sync_log import request
 from max.storage.task_store import KEPT_SYNCS, SqliteTaskStore
-from tests.contract.places import place
+from tests.contract.places import database_at, place
 
 __all__ = ["place"]
 T = TypeVar("T")
@@ -156,7 +155,7 @@ def using(place: str, body: Callable[[Desk], Awaitable[T]]) -> T:
     """Run a body on an open store."""
 
     async def main() -> T:
-        database = SqliteDatabase(place)
+        database = database_at(place)
         await database.start()
         try:
             store = SqliteTaskStore(database)

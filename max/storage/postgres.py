@@ -1,0 +1,443 @@
+"""Postgres: an installation is a schema of a database that its operator trusts already.
+
+**One writer.**  ``transact(work)`` takes a lock of the schema (``pg_advisory_xact_lock``) before anything
+else and holds it until its transaction ends, in whatever process and on whatever host.  So the writers of
+an installation follow one another, as with a file, and those of others are not in their way.
+
+**Isolation.**  Which level each transaction has, and why:
+
+- *Writers: READ COMMITTED, under the lock.*  Each statement sees everything that was committed before it
+  began.  All that an installation's tables hold is written under the lock, so nothing changes between two
+  statements of one transaction: what it reads is one snapshot.  REPEATABLE READ would take its snapshot
+  with the first statement, which is the one that waits for the lock: it would then see the data of before
+  the previous writer's commit, and fail when it changed a row of that.  SERIALIZABLE would track what is
+  read to find conflicts that the lock rules out.
+- *Readers: REPEATABLE READ READ ONLY.*  They take no lock, wait for no writer, and see one moment, the
+  same in each statement.  Reading alone never fails to serialise at this level.
+
+    writer A   BEGIN  lock ──────── upserts ── COMMIT
+    writer B   BEGIN  lock waits ──────────────────────┤ has it: sees A's rows
+    reader                   SELECT … SELECT            sees neither, twice
+
+**What is tried again.**  A deadlock or a serialisation failure can come from what others do in the schema.
+The server has undone the transaction then, so the work runs again.  A connection that was lost before
+COMMIT was sent has stored nothing: the work runs again on a new one, until the server has been away for
+too long.  A connection that was lost *while* COMMIT was under way leaves open whether it was: every
+transaction knows its number, and the server is asked what became of it (``pg_xact_status``).  So work must
+bear to run again, as after any crash.
+
+**Sessions.**  Nothing is set for longer than a transaction (``SET LOCAL``), so a pooler that gives out
+connections by the transaction may stand before the server.
+
+**Rule.**  psycopg's errors leave as StorageError, with what to do, and without a password.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from ..errors import MaxError, MissingExtra, StorageEmpty, StorageError, StorageUnreachable
+from .database import NONSENSE, Cursor, Database, Values, quoted
+from .postgres_dialect import LONGEST_NAME, PostgresDialect, casefold_function, is_lost, state_of
+from .workers import Worker
+
+if TYPE_CHECKING:
+    import psycopg
+
+T = TypeVar("T")
+Durability = Literal["full", "normal"]
+
+DIALECT = PostgresDialect()
+READERS = 2  # threads that read, at most; each has a connection
+LOCK_TIMEOUT = 30  # seconds to wait for another process's transaction
+CONNECT_TIMEOUT = 10  # seconds to wait for a server that does not answer
+WAITS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 6.4, 6.4)  # seconds between tries while a server is away
+CONFLICTS = ("40001", "40P01")  # a serialisation failure, a deadlock
+MOST_CONFLICTS = 5  # in a row, after which the error is the caller's
+
+
+class PostgresConnection:
+    """A connection inside a transaction, which takes the SQL of storage."""
+
+    dialect = DIALECT
+
+    def __init__(self, raw: psycopg.Connection[Any]) -> None:
+        self.raw = raw
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it can do nothing any more."""
+        return bool(self.raw.closed)
+
+    def execute(self, sql: str, values: Values = (), /) -> Cursor:
+        """Run one statement."""
+        return self.raw.execute(DIALECT.translated(sql), values or None)
+
+    def executemany(self, sql: str, rows: Iterable[Values], /) -> Cursor:
+        """Run one statement for each row of values, without waiting for one before the next is sent."""
+        cursor = self.raw.cursor()
+        cursor.executemany(DIALECT.translated(sql), rows)
+        return cursor
+
+    def interrupt(self) -> None:
+        """Make the statement that runs now fail, if one does."""
+        with suppress(Exception):
+            self.raw.cancel_safe(timeout=CONNECT_TIMEOUT)
+
+
+Work = Callable[[PostgresConnection], T]
+
+
+@contextmanager
+def translated(label: str) -> Iterator[None]:
+    """Turn psycopg's errors into StorageError, once."""
+    try:
+        yield
+    except MaxError:
+        raise
+    except NONSENSE as error:
+        if isinstance(error, UnicodeDecodeError):
+            raise DIALECT.error(label, error) from error
+        raise
+    except DIALECT.errors as error:
+        raise DIALECT.error(label, error) from error
+
+
+def connect(url: str, label: str) -> PostgresConnection:
+    """A connection in autocommit: transactions are ours to begin and end."""
+    try:
+        import psycopg
+    except ImportError as error:
+        raise MissingExtra("postgres", "psycopg", "a Postgres database") from error
+    with translated(label):
+        raw = psycopg.connect(url, autocommit=True, connect_timeout=CONNECT_TIMEOUT, client_encoding="utf-8")
+        _adapt(raw)
+        if raw.info.parameter_status("server_encoding") != "UTF8":
+            raw.close()
+            raise StorageError(
+                f"{label}: the database is not encoded in UTF-8",
+                hint="create one with: CREATE DATABASE name ENCODING 'UTF8' TEMPLATE template0",
+                path=label,
+            )
+    return PostgresConnection(raw)
+
+
+def _adapt(raw: psycopg.Connection[Any]) -> None:
+    """Which types values have: those of SQLite, so that one statement means the same on both.
+
+    Without these psycopg gives a number the smallest type that holds it, so that one statement has many
+    types, and a text none.
+    """
+    from psycopg.types.numeric import FloatLoader, Int8Dumper
+    from psycopg.types.string import StrDumper, TextLoader
+
+    class NumberLoader(FloatLoader):
+        """An integer where the number is one: sums of integers are ``numeric``."""
+
+        def load(self, data: Any) -> float:
+            text = bytes(data).decode()
+            return float(text) if not text.lstrip("-").isdigit() else int(text)
+
+    adapters = raw.adapters
+    adapters.register_dumper(int, Int8Dumper)
+    adapters.register_dumper(str, StrDumper)
+    adapters.register_loader("numeric", NumberLoader)
+    for kind in ("json", "jsonb"):
+        adapters.register_loader(kind, TextLoader)
+
+
+class PostgresDatabase(Database):
+    """One schema of a Postgres database for an asyncio program, which it never blocks.
+
+    ``url`` is ``postgresql://user:password@host:port/database?…``.  A service: ``start`` makes the schema
+    where there is none, ``stop`` waits for running work and closes.  With durability "normal" a crash
+    of the server may lose the last transactions.  ``threads`` that read: each has a connection, and the
+    writer has one.
+    """
+
+    def __init__(
+        self, url: str, schema: str, *, durability: Durability = "full", threads: int = READERS
+    ) -> None:
+        self.url, self.schema, self._threads = url, schema, threads
+        if not schema or "\0" in schema or len(schema.encode()) > LONGEST_NAME or schema.startswith("pg_"):
+            raise StorageError(
+                f"{schema!r} cannot be the name of a schema",
+                hint=f"it has 1 to {LONGEST_NAME} bytes, and does not begin with pg_",
+            )
+        self._durability = durability
+        self._writer: Worker[_Session] | None = None
+        self._readers: Worker[_Session] | None = None
+
+    @property
+    def label(self) -> str:
+        """The server, the database and the schema, without the password."""
+        parts = urlsplit(self.url)
+        user = f"{parts.username}@" if parts.username else ""
+        port = f":{parts.port}" if parts.port else ""
+        return f"postgresql://{user}{parts.hostname or ''}{port}{parts.path}, schema {self.schema}"
+
+    @property
+    def file(self) -> None:
+        """It has none."""
+
+    async def start(self) -> None:
+        """Make the schema, when there is none."""
+        if self._writer is None:
+            self._writer = writer = Worker(self._session, threads=1)
+            try:
+                await writer.run(lambda session: session.prepare())
+            except BaseException:
+                self._writer = None
+                await writer.stop()
+                raise
+
+    async def stop(self) -> None:
+        """Finish the work that was given, then close every connection."""
+        readers, self._readers = self._readers, None
+        writer, self._writer = self._writer, None
+        for worker in (readers, writer):
+            if worker is not None:
+                await worker.stop()
+
+    async def transact(self, work: Work[T]) -> T:
+        """Run work in one transaction; what it raises undoes all of it.  It may run more than once."""
+        return await self._running().run(lambda session: session.transact(work))
+
+    async def read(self, work: Work[T]) -> T:
+        """Run work in one snapshot, beside the writer."""
+        self._running()
+        if self._readers is None:
+            self._readers = Worker(self._session, threads=self._threads)
+        return await self._readers.run(lambda session: session.read(work))
+
+    @contextmanager
+    def reader(self) -> Iterator[PostgresConnection]:
+        """One snapshot, for code without an event loop; what its caller raises leaves as it is."""
+        session = self._session()
+        try:
+            with translated(self.label):
+                connection = session.begin(READ)
+                if not exists(connection, self.schema):
+                    raise StorageEmpty(
+                        f"{self.label}: there is no data yet", hint="run a sync first", path=self.label
+                    )
+            yield connection
+        finally:
+            session.close()
+
+    @contextmanager
+    def writer(self) -> Iterator[PostgresConnection]:
+        """One transaction, for code without an event loop."""
+        session = self._session()
+        try:
+            with translated(self.label):
+                session.prepare()
+                connection = session.begin(self._write())
+                yield connection
+                session.commit()
+        finally:
+            session.close()
+
+    def is_there(self) -> bool:
+        """Whether the schema is there."""
+        session = self._session()
+        try:
+            with translated(self.label):
+                return exists(session.begin(READ), self.schema)
+        finally:
+            session.close()
+
+    def size(self) -> int:
+        """Bytes of the tables and their indexes."""
+        with translated(self.label):
+            return self._ask(SIZE, (self.schema,)) or 0
+
+    def delete(self) -> None:
+        """Drop the schema with all that is in it."""
+        session = self._session()
+        try:
+            with translated(self.label):
+                session.begin(self._write()).execute(f"DROP SCHEMA IF EXISTS {quoted(self.schema)} CASCADE")
+                session.commit()
+        finally:
+            session.close()
+
+    def _ask(self, sql: str, values: Values) -> Any:
+        session = self._session()
+        try:
+            return session.begin(READ).execute(sql, values).fetchone()[0]
+        finally:
+            session.close()
+
+    def _running(self) -> Worker[_Session]:
+        if self._writer is None:
+            raise StorageError(f"{self.label}: the database is not open", hint="start the runtime first")
+        return self._writer
+
+    def _session(self) -> _Session:
+        return _Session(self.url, self.label, self.schema, self._write())
+
+    def _write(self) -> str:
+        return WRITE if self._durability == "full" else f"{WRITE}; SET LOCAL synchronous_commit TO off"
+
+
+READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+SIZE = """
+    SELECT CAST(sum(pg_total_relation_size(c.oid)) AS bigint) FROM pg_class AS c
+     WHERE c.relnamespace = to_regnamespace(quote_ident(?)) AND c.relkind IN ('r', 'm')
+"""
+EXISTS = "SELECT to_regnamespace(quote_ident(?)) IS NOT NULL"
+
+
+def exists(connection: PostgresConnection, schema: str) -> bool:
+    """Whether there is a schema of this name."""
+    return bool(connection.execute(EXISTS, (schema,)).fetchone()[0])
+
+
+def lock_number(schema: str) -> int:
+    """The number of a schema's lock, of 64 bits."""
+    return int.from_bytes(sha256(f"max:{schema}".encode()).digest()[:8], signed=True)
+
+
+class _Session:
+    """The connection of one thread, which is opened again after it was lost, and its transactions."""
+
+    def __init__(self, url: str, label: str, schema: str, write: str) -> None:
+        self._url, self._label, self._schema, self._write = url, label, schema, write
+        self._connection: PostgresConnection | None = None
+        self._number: str | None = None  # of the transaction that is open
+
+    def close(self) -> None:
+        """Close the connection; the server undoes what was not committed."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.raw.close()
+
+    def prepare(self) -> None:
+        """Make the schema, where there is none; nothing is tried again."""
+        with translated(self._label):
+            if exists(self.begin(READ), self._schema):
+                self.rollback()
+                return
+            self.rollback()
+            connection = self.begin(self._write)
+            if not exists(connection, self._schema):  # else another process was quicker
+                connection.execute(f"CREATE SCHEMA {quoted(self._schema)}")
+                connection.execute(casefold_function())
+            self.commit()
+
+    def transact(self, work: Work[T]) -> T:
+        """Run work in one transaction, again while the server says that it could go well."""
+        return self._again(lambda: self._once(work))
+
+    def read(self, work: Work[T]) -> T:
+        """Run work in one snapshot."""
+
+        def once() -> T:
+            connection = self.begin(READ)
+            try:
+                return work(connection)
+            finally:
+                self.rollback()
+
+        return self._again(once)
+
+    def _once(self, work: Work[T]) -> T:
+        connection = self.begin(self._write)
+        try:
+            result = work(connection)
+            self.commit()
+        except BaseException:
+            self.rollback()
+            raise
+        return result
+
+    def _again(self, once: Callable[[], T]) -> T:
+        """What ``once`` returns; after a conflict or a lost connection it runs again."""
+        conflicts, waits = 0, iter(WAITS)
+        while True:
+            try:
+                with translated(self._label):
+                    return once()
+            except StorageError as error:
+                cause = error.__cause__
+                if not isinstance(cause, DIALECT.errors):
+                    raise
+                conflicts += state_of(cause) in CONFLICTS
+                wait = next(waits, None)
+                is_conflict = state_of(cause) in CONFLICTS and conflicts < MOST_CONFLICTS
+                if wait is None or not (is_conflict or is_lost(cause)):
+                    raise
+            time.sleep(wait)
+
+    def begin(self, how: str) -> PostgresConnection:
+        """Begin a transaction; a writing one has the schema's lock."""
+        if self._connection is None or self._connection.is_closed:
+            self._connection = connect(self._url, self._label)
+        local = (
+            f"SET LOCAL search_path TO {quoted(self._schema)}; SET LOCAL TimeZone TO 'UTC';"
+            f" SET LOCAL lock_timeout TO '{LOCK_TIMEOUT}s'"
+        )
+        lock = f"SELECT pg_advisory_xact_lock({lock_number(self._schema)}), pg_current_xact_id()::text"
+        reads = how == READ
+        cursor = self._connection.raw.execute(f"{how}; {local}{'' if reads else f'; {lock}'}", prepare=False)
+        self._number = None
+        if not reads:
+            while cursor.nextset():
+                pass
+            self._number = cursor.fetchone()[1]  # type: ignore[index]
+        return self._connection
+
+    def commit(self) -> None:
+        """Commit; StorageUnreachable when it cannot be found out whether that went well."""
+        connection = self._connection
+        if connection is None:
+            raise StorageError(f"{self._label}: no transaction is open")
+        try:
+            cursor = connection.raw.execute("COMMIT", prepare=False)
+        except DIALECT.errors as error:
+            if not is_lost(error) or not self._was_committed():
+                raise
+            return
+        if cursor.statusmessage != "COMMIT":  # a statement had failed, and that was passed over
+            raise StorageError(f"{self._label}: the server has undone the transaction", path=self._label)
+
+    def _was_committed(self) -> bool:
+        """Ask the server, when it is back, what became of the transaction."""
+        number = self._number
+        for wait in WAITS:
+            time.sleep(wait)
+            try:
+                self.close()
+                connection = self.begin(READ)
+                sql = "SELECT pg_xact_status(CAST(? AS xid8))"
+                (status,) = connection.execute(sql, (number,)).fetchone()
+                self.rollback()
+                if status != "in progress":  # else the server has not noticed yet
+                    return bool(status == "committed")
+            except StorageUnreachable:
+                continue
+            except DIALECT.errors as error:
+                if not is_lost(error):
+                    raise
+        raise StorageUnreachable(
+            f"{self._label}: the connection was lost while a transaction was committed",
+            hint="whether it was stored is not known; run it again when the server answers",
+            path=self._label,
+        )
+
+    def rollback(self) -> None:
+        """Undo what is open; a connection that cannot do so is closed, by which the server undoes it."""
+        connection = self._connection
+        if connection is None or connection.is_closed:
+            return
+        try:
+            connection.raw.rollback()
+        except DIALECT.errors:
+            connection.raw.close()
