@@ -209,7 +209,8 @@ class Copy:
 
         async def main() -> T:
             store = MemoryCredentials(self.secrets)
-            info = InstallationInfo("hubspot", "default", "abc", self.config, 0.0)
+            known = {name: value for name, value in self.config.items() if name != "base_url"}
+            info = InstallationInfo("hubspot", "default", "abc", known, 0.0)  # each fake has its own address
             made = read_config(HubSpotConfig, self.config, subject="a test")
             credentials = CredentialProvider(store, connector.credentials, connector.hosts_for(made))
             flow, around = (Unlimited(), []) if self.sent is None else (None, [self._noted])
@@ -249,9 +250,16 @@ class Copy:
 
     def rows(self, entity: type[Entity]) -> dict[str, dict[str, Json]]:
         """The stored rows by id, as JSON data."""
+        return self.tables(entity)[entity]
 
-        async def body(runtime: InstallationRuntime) -> dict[str, dict[str, Json]]:
-            return {one.id: one.to_dict() for one in await runtime.engine.query(entity).all()}
+    def tables(self, *entities: type[Entity]) -> dict[type[Entity], dict[str, dict[str, Json]]]:
+        """The stored rows of some entities by id, as JSON data."""
+
+        async def body(runtime: InstallationRuntime) -> dict[type[Entity], dict[str, dict[str, Json]]]:
+            return {
+                entity: {one.id: one.to_dict() for one in await runtime.engine.query(entity).all()}
+                for entity in entities
+            }
 
         return self.using(body)
 
@@ -362,6 +370,7 @@ def value_of(name: str, text: str | None) -> Json:
 def differences(copy: Copy) -> list[str]:
     """How the copy differs from the account, in the objects that it has."""
     fake, found = copy.fake, list[str]()
+    tables = copy.tables(*(KINDS[kind].entity for kind in FIELDS), HubSpotOwner, HubSpotAssociation)
     for kind, fields in FIELDS.items():
         if kind not in (copy.config.get("objects") or FIELDS):
             continue
@@ -373,20 +382,20 @@ def differences(copy: Copy) -> list[str]:
         }
         stored = {
             id: {field: one.get(field, "not loaded") for field in fields}
-            for id, one in copy.rows(KINDS[kind].entity).items()
+            for id, one in tables[KINDS[kind].entity].items()
         }
         found += [
             f"{kind} {id}: {stored.get(id)} and not {live.get(id)}"
             for id in sorted({*live, *stored})
             if live.get(id) != stored.get(id)
         ]
-    owners = {id: one["email"] for id, one in copy.rows(HubSpotOwner).items()}
+    owners = {id: one["email"] for id, one in tables[HubSpotOwner].items()}
     if not copy.config.get("objects") and owners != {id: one["email"] for id, one in fake.owners.items()}:
         found.append(f"owners {owners}")
-    return found + _association_differences(copy)
+    return found + _association_differences(copy, tables[HubSpotAssociation])
 
 
-def _association_differences(copy: Copy) -> list[str]:
+def _association_differences(copy: Copy, rows: Mapping[str, Mapping[str, Json]]) -> list[str]:
     """The same for associations: every link of two live records once, with its labels."""
     fake = copy.fake
     live = {
@@ -406,7 +415,7 @@ def _association_differences(copy: Copy) -> list[str]:
         if frozenset((f"{kind}:{id}", f"{other}:{other_id}")) in wanted:
             wanted[frozenset((f"{kind}:{id}", f"{other}:{other_id}"))] |= {one["label"] for one in labels}
     stored = {}
-    for one in copy.rows(HubSpotAssociation).values():
+    for one in rows.values():
         refs = [
             f"{kind}:{one[SINGULAR.get(kind, kind[:-1])]}"
             for kind in FIELDS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -52,11 +53,20 @@ def copy(tmp_path: Path, fake: Any) -> Copy:
     return Copy(tmp_path, fake)
 
 
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an installation after its first sync: all workspaces begin equal."""
+    folder = tmp_path_factory.mktemp("first")
+    with workspace() as served:
+        assert Copy(folder, served).sync().status is Status.COMPLETED
+    return folder
+
+
 @pytest.fixture
-def synced(copy: Copy) -> Copy:
+def synced(copy: Copy, first: Path) -> Copy:
     """An installation after its first sync."""
-    assert copy.sync().status is Status.COMPLETED
-    copy.requests()
+    shutil.copytree(first, copy.folder, dirs_exist_ok=True)
+    copy.later(copy.PACE)
     return copy
 
 
