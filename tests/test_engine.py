@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import gc
+import pickle
 import sqlite3
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -183,6 +186,23 @@ def test_a_database_is_read_without_the_connector(tmp_path: Path) -> None:
         (found,) = tables.fetch(connection, Query(person)).items
     assert tables.schema == SCHEMA
     assert repr(found) == "Person('a', name='Ada', boss=Person:b)"
+
+
+def test_a_stored_record_makes_its_refs_at_the_first_look_and_is_then_as_any_other() -> None:
+    post = Post("1", title="x", team=RED)
+
+    async def body(database: SqliteDatabase, engine: SqliteEngine) -> list[Post]:
+        await engine.store(post, Post("2", team=None), Post("3", title="no team is loaded"))
+        found = await engine.query(Post).order_by("id").all()
+        assert not any(map(gc.is_tracked, vars(found[0])["_stored"].values()))  # nothing to follow
+        return found
+
+    first, second, third = opened(MEMORY, SCHEMA, body)
+    assert (copy.copy(first), pickle.loads(pickle.dumps(first)), repr(first)) == (post, post, repr(post))
+    assert first.team == RED
+    assert second.team is None
+    with pytest.raises(FieldNotLoaded):
+        assert third.team
 
 
 def test_a_database_without_data_says_so(tmp_path: Path) -> None:

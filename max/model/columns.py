@@ -89,6 +89,11 @@ def decode_column(holds: FieldType, column: Column) -> Column:
     return list(map(values.__getitem__, column))
 
 
+def shared(column: Column) -> Column:
+    """The same column, in which equal values are one object."""
+    return list(map({value: value for value in column}.__getitem__, column))
+
+
 def _decode_json(holds: FieldType, column: Column) -> Column:
     """Lists and dicts, which no two entities may share."""
     values = [None if text is None else json.loads(text) for text in column]

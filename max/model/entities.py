@@ -23,6 +23,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime
 from enum import StrEnum
+from functools import cached_property
 from operator import attrgetter
 from typing import (
     TYPE_CHECKING,
@@ -664,7 +665,8 @@ def _check_sources(entity: type[_Declared]) -> None:
 
 @dataclass_transform(kw_only_default=True, eq_default=False, field_specifiers=(key,))
 class _Declared:
-    _values: dict[str, Any]
+    _stored: dict[str, Any]  # the values of a record that a database held, with the ids of its refs
+    _refs: Mapping[str, type[Entity]]  # of such a record: which entity each ref is of
     _fields: ClassVar[dict[str, Field[Any]]] = {}
     _collections: ClassVar[dict[str, Many[Any]]] = {}
     _inline: ClassVar[tuple[str, ...]] = ()  # the collections whose members come with the row
@@ -708,6 +710,20 @@ class _Declared:
             raise TypeError(f"{type(self).__name__} has no field {unknown}{hint}")
         values["id"] = id
         self._values = values
+
+    @cached_property
+    def _values(self) -> dict[str, Any]:
+        """Every value by name.
+
+        Of a stored record the refs are made at the first look at any value.  Until then its dict has
+        nothing that the garbage collector follows: a hundred thousand dicts with refs held every
+        thread for 60 ms, again and again while the records were made.
+        """
+        values = self._stored
+        for name, entity in self._refs.items():
+            if type(id := values.get(name)) is str:
+                values[name] = Ref(entity, id)
+        return values
 
     @classmethod
     def _parameters(cls, make: Any) -> list[Any]:

@@ -20,12 +20,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
-from typing import Any, Generic
+from typing import Any, Generic, cast
 
 from ..errors import InvalidEntity
-from ..model.columns import EncodedRows, InvalidColumn, decode_column, encode_column
+from ..model.columns import EncodedRows, InvalidColumn, decode_column, encode_column, shared
 from ..model.entities import E, Entity, check_entity
-from ..model.values import are_ids, is_id
+from ..model.values import Kind, are_ids, is_id
 from .database import Dialect, quoted
 
 BITS = 62  # fields in one bitmap: it stays positive, and exact in every JSON reader that has integers
@@ -59,6 +59,7 @@ class TableMapping(Generic[E]):
         self.covered: dict[tuple[str, ...], tuple[tuple[int, ...], tuple[int, ...]]] = {}  # load groups
         self.bitmaps = [bitmap_column(number) for number in range(1 + max(bits.values(), default=0) // BITS)]
         self.load_columns = {group: load_column(group) for group in sorted({0, *load_groups.values()})}
+        self.refs = {n: cast("type[Entity]", t.target) for n, t in self.types.items() if t.kind is Kind.REF}
         self.watched: Mapping[str, str] = {}
         self.moved_columns: dict[str, str] = {}  # of the watched fields
 
@@ -164,7 +165,8 @@ class TableMapping(Generic[E]):
         ids, *columns = zip(*rows, strict=True)
         values, bitmaps = columns[: len(names)], columns[len(names) :]
         decoded = [
-            decode_column(self.types[name], column) for name, column in zip(names, values, strict=True)
+            shared(column) if name in self.refs else decode_column(self.types[name], column)
+            for name, column in zip(names, values, strict=True)
         ]
         keys = ("id", *names)
         records = list(map(dict, map(zip, repeat(keys), zip(ids, *decoded, strict=True))))
@@ -186,7 +188,7 @@ class TableMapping(Generic[E]):
         entity, made = self.entity, []
         for record in records:
             one = object.__new__(entity)
-            one._values = record
+            one._stored, one._refs = record, self.refs
             made.append(one)
         return made
 
