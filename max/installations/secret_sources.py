@@ -8,6 +8,8 @@ from typing import TextIO
 
 from ..errors import UsageError
 
+MOST = 1_000_000  # characters of a secret; a device in the place of a file never ends
+
 
 def read_secret(spec: str, stdin: TextIO) -> str:
     """The secret from ``env:VAR``, ``file:PATH`` or ``-`` (standard input), without its last line end.
@@ -16,7 +18,7 @@ def read_secret(spec: str, stdin: TextIO) -> str:
     """
     kind, _, place = spec.partition(":")
     if spec == "-":
-        text = stdin.read()
+        text = stdin.read(MOST + 1)
     elif kind == "env" and place:
         text = _from_variable(place)
     elif kind == "file" and place:
@@ -25,6 +27,10 @@ def read_secret(spec: str, stdin: TextIO) -> str:
         raise UsageError(
             "a credential is given as env:VARIABLE, file:PATH or - (standard input)",
             hint="a secret on the command line itself could be seen by other users",
+        )
+    if len(text) > MOST:
+        raise UsageError(
+            f"the secret from {'standard input' if spec == '-' else spec} is longer than {MOST:,}"
         )
     text = text.removesuffix("\n").removesuffix("\r")
     if not text:
@@ -40,7 +46,8 @@ def _from_variable(name: str) -> str:
 
 def _from_file(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            return file.read(MOST + 1)
     except (OSError, UnicodeDecodeError) as error:
         problem = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise UsageError(f"the secret's file {path} cannot be read: {problem}") from None

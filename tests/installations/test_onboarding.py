@@ -606,6 +606,7 @@ class TestSecretsFromOutside:
             ("env:NO_SUCH_VARIABLE", "variable NO_SUCH_VARIABLE is not set"),
             ("file:{folder}/none", "none cannot be read: No such file"),
             ("file:{folder}/bytes", "it is not UTF-8 text"),
+            ("file:/dev/zero", "zero is longer than 1,000,000"),
             ("-", "standard input is empty"),
         ],
     )
