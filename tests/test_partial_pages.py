@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from contextlib import closing
 from datetime import UTC, datetime
@@ -73,7 +74,8 @@ def test_an_item_whose_wait_an_older_version_stored_as_a_time_is_asked_for_at_on
     sync = play(source, first, path)
 
     async def second(stage: Stage) -> Status:
-        return (await (await stage.executor.resume(sync)).completion()).status
+        async with asyncio.timeout(60):
+            return (await (await stage.executor.resume(sync)).completion()).status
 
     with closing(sqlite3.connect(path, isolation_level=None)) as file:
         stored = """replace(spec, '["b"], 0.0', '["b"], 1900000000.0')"""
