@@ -125,4 +125,5 @@ def answer_to(error: MaxError) -> HookAnswer:
 
 def refusal(status: int, retry_after: float | None = None) -> HookAnswer:
     """A status with its words."""
-    return HookAnswer(status, {"error": {"code": "hook.refused", "message": WORDS[status]}}, retry_after)
+    error = {"code": "hook.refused", "message": WORDS[status], "hint": "", "data": {}}  # as every error
+    return HookAnswer(status, {"error": error}, retry_after)

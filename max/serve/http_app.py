@@ -398,7 +398,8 @@ class HttpApp:
         """The description of this face."""
         from .. import __version__
 
-        return json_response(describe(filter(self.serves, METHODS.values()), __version__))
+        served = filter(self.serves, METHODS.values())
+        return json_response(describe(served, __version__, hooks=not self.read_only))
 
     async def figures(self, request: Request) -> Response:
         """Figures for Prometheus."""

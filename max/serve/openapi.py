@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from ..model.values import Json
 from .arguments import input_schema
@@ -28,31 +29,60 @@ ERROR: Json = {
         }
     },
 }
+
+
+def _parameter(place: str, name: str, schema: Json = None) -> Json:
+    required = {"required": True} if place == "path" else {}
+    return {"name": name, "in": place, **required, "schema": schema or {"type": "string"}}
+
+
 STREAM: Json = {
     "type": "string",
     "description": "server-sent events: the items, prompt for a question, end for the result or the error",
 }
-OTHER_ROUTES: Mapping[str, tuple[str, str, str]] = {  # by path: the verb, what it is, the type of its answer
-    "/health": ("get", "whether the process lives; needs no token", PLAIN),
-    "/ready": ("get", "whether the project can be read", PLAIN),
-    "/metrics": ("get", "figures for Prometheus", TEXT),
-    "/openapi.json": ("get", "this description", PLAIN),
+ANY_OBJECT: Json = {"required": True, "content": {PLAIN: {"schema": {"type": "object"}}}}
+
+
+class Route(NamedTuple):
+    """A route beside the methods: what it is, the type of its answer, and what else OpenAPI has of it."""
+
+    verb: str
+    about: str
+    kind: str = PLAIN
+    more: Mapping[str, Json] = {}
+
+
+OTHER_ROUTES: Mapping[str, Route] = {
+    "/health": Route("get", "whether the process lives; needs no token", more={"security": []}),
+    "/ready": Route("get", "whether the project can be read"),
+    "/metrics": Route("get", "figures for Prometheus", TEXT),
+    "/openapi.json": Route("get", "this description"),
+    "/mcp": Route("post", "a message of the Model Context Protocol", more={"requestBody": ANY_OBJECT}),
+}
+HOOKS: Mapping[str, Route] = {
+    "/hooks/{installation}": Route(
+        "post",
+        "what a service sends by itself; its signature is checked in place of a token",
+        more={"security": [], "parameters": [_parameter("path", "installation")], "requestBody": ANY_OBJECT},
+    )
 }
 
 
-def describe(methods: Iterable[Method], version: str) -> Json:
-    """The description of these methods, and of the other routes."""
+def describe(methods: Iterable[Method], version: str, *, hooks: bool = True) -> Json:
+    """The description of these methods, and of the other routes; ``hooks``: whether it takes webhooks."""
     paths: dict[str, Json] = {}
+    routes = {**OTHER_ROUTES, **(HOOKS if hooks else {})}
     results = ResultSchemas(ERROR["properties"]["error"])
     for method in methods:
         paths[f"/v1/{method.name}"] = _paths_of(method, results.of_method(method))
-    for path, (verb, about, kind) in OTHER_ROUTES.items():
-        operation = {
-            "summary": about,
-            "operationId": f"get_{path[1:].removesuffix('.json')}",
-            "responses": _responses(kind),
-        }
-        paths[path] = {verb: {**operation, **({"security": []} if path == "/health" else {})}}
+        if method.name == "events":
+            schemas = input_schema(method.parameters)["properties"]
+            query = [_parameter("query", name, schema) for name, schema in schemas.items()]
+            routes["/events"] = Route("get", "events as they happen", EVENTS, {"parameters": query})
+    for path, route in routes.items():
+        name = path[1:].partition("/")[0].removesuffix(".json")
+        about = {"summary": route.about, "operationId": f"{route.verb}_{name}"}
+        paths[path] = {route.verb: {**about, "responses": _responses(route.kind), **route.more}}
     return {
         "openapi": "3.1.0",
         "info": {"title": "Max", "version": version, "description": "A project's data, and its syncs."},

@@ -15,6 +15,7 @@ from max_connectors.acme_service import Refused, Server, Service, Settings
 from openapi_spec_validator import validate
 from prometheus_client.parser import text_string_to_metric_families
 
+from max.serve.http_app import ROUTES
 from max.serve.methods import METHODS
 from max.serve.metrics import COUNTERS, GAUGES, exposition
 from tests.serve.clients import META, STATELESS
@@ -45,6 +46,13 @@ class TestDescription:
             schema = search["requestBody"]["content"]["application/json"]["schema"]
             assert schema["required"] == ["installation", "entity"]
             assert schema["properties"]["where"]["description"]
+            others = {path for path in found["paths"] if not path.startswith("/v1/")}
+            assert {path.replace("{installation}", "") for path in others} == {"/health", *ROUTES} - {
+                "/v1/",
+                "/prompts/",  # its addresses are in the questions
+            }
+            asked = {one["name"] for one in found["paths"]["/events"]["get"]["parameters"]}
+            assert asked == METHODS["events"].parameters.keys()
 
         run(synced, work)
 
@@ -95,6 +103,7 @@ class TestDescription:
             assert {p for p in found["paths"] if p.startswith("/v1/")} == {
                 f"/v1/{name}" for name, method in METHODS.items() if method.reads and not method.local
             }
+            assert not any(path.startswith("/hooks") for path in found["paths"])
 
         run(synced, work, read_only=True)
 
