@@ -19,6 +19,7 @@ from max import InstallationInfo
 from max.connecting import Connector, Entity, Env, Field, Loader, Many, Page, PageRequest, Ref
 from max.connector import NoConfig
 from max.query.reader import open_reader
+from max.storage.sqlite import SqliteDatabase
 
 from .measure import Row, fresh_paths, interleaved, report
 from .records import PAGE, Owner, Read, SourceRecord, connector, make, running, seeding, sync
@@ -199,7 +200,7 @@ def asking(who: str, ours: Path, theirs: Path, text: str) -> Callable[[], None]:
         connection.close()
 
     def by_max() -> None:
-        with open_reader(ours, INFO) as reader:
+        with open_reader(SqliteDatabase(ours), INFO) as reader:
             for _ in range(FINDS):
                 assert reader.find(text).total
 

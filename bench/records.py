@@ -29,6 +29,7 @@ from max.connecting import (
 )
 from max.connector import NoConfig
 from max.model.entities import ManyOf, P
+from max.storage.sqlite import SqliteDatabase
 from max.upstream.credentials import MemoryCredentials
 from max.upstream.operations import AnyOperation
 
@@ -159,7 +160,9 @@ async def running(
 ) -> AsyncIterator[InstallationRuntime]:
     """A started runtime of a connector, on a database of its own."""
     info = InstallationInfo("records", "default", "bench", {}, 0.0, settings)
-    runtime = InstallationRuntime(info, source, NoConfig(), CredentialProvider(MemoryCredentials(), []), path)
+    runtime = InstallationRuntime(
+        info, source, NoConfig(), CredentialProvider(MemoryCredentials(), []), SqliteDatabase(path)
+    )
     await runtime.start()
     try:
         yield runtime

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from .runtime import InstallationRuntime
     from .serve.http_app import HttpApp
     from .serve.methods import MethodCall
+    from .storage.database import Database
     from .storage.schema_diff import MigrationPlan
     from .upstream.operations import Call, FlowController
     from .upstream.recording import UpstreamAccess
@@ -313,7 +314,7 @@ class Project(Generic[R]):
     def _info(self, target: InstallationInfo | str) -> InstallationInfo:
         return self.folder.target(target) if isinstance(target, str) else target
 
-    def _writable(self, info: InstallationInfo) -> Path:
+    def _writable(self, info: InstallationInfo) -> Database:
         return self.folder.writable_database(info)
 
     # -- what happens, and who changed what ---------------------------------------------------
@@ -332,7 +333,7 @@ class Project(Generic[R]):
 
         chosen = [self._info(one) for one in targets]
 
-        def sources() -> list[tuple[InstallationInfo, Path]]:
+        def sources() -> list[tuple[InstallationInfo, Database]]:
             return [(one, self.folder.database(one)) for one in chosen or self.folder.installations()]
 
         return Follower(sources, after, single=len(chosen) == 1, kinds=kinds)
@@ -414,7 +415,9 @@ class Project(Generic[R]):
         from .query.find import find
 
         chosen = [self._info(one) for one in installations]
-        chosen = chosen or [one for one in self.folder.installations() if self.folder.database(one).exists()]
+        chosen = chosen or [
+            one for one in self.folder.installations() if self.folder.database(one).is_there()
+        ]
         with ExitStack() as opened:
             readers = [opened.enter_context(self.read(one)) for one in chosen]
             return find(readers, text, entities, limit=limit, raw=raw)
@@ -438,7 +441,7 @@ class Project(Generic[R]):
         from .query.sql import open_sql
 
         known = self.folder.installations()
-        chosen = list(map(self._info, of)) or [one for one in known if self.folder.database(one).exists()]
+        chosen = list(map(self._info, of)) or [one for one in known if self.folder.database(one).is_there()]
         if not chosen:
             raise StorageEmpty("nothing has been synced yet", hint="sync an installation first")
         with open_sql({str(one): synced(self.folder.database(one), one) for one in chosen}) as reader:
@@ -458,8 +461,7 @@ class Project(Generic[R]):
         with self.folder.audited("invalidate", target, **facts):
             info, now = self._info(target), self._clock()
             resolver = self.folder.connector(info).resolver
-            path = self.folder.writable_database(info)
-            return invalidate(path, info, what, where=where, resolver=resolver, now=now)
+            return invalidate(self._writable(info), info, what, where=where, resolver=resolver, now=now)
 
     @threaded
     def request(
@@ -758,8 +760,8 @@ class Project(Generic[R]):
         with suppress(MaxError):  # it may have ended, or its database fail
             await handle.pause()
             if (await handle.completion()).status is Status.PAUSED:
-                path, now = self.folder.database(info), self._clock()
-                await in_thread(lambda: request(path, info, SyncCommand.RUN, now=now))
+                database, now = self.folder.database(info), self._clock()
+                await in_thread(lambda: request(database, info, SyncCommand.RUN, now=now))
 
     async def stop_all(self) -> None:
         """Stop every runtime, the latest first; one that fails to stop does not keep the others."""
@@ -789,12 +791,12 @@ def assemble(
     from .storage.provenance import discard_replay
     from .upstream.credentials import CredentialProvider
 
-    connector, path = folder.connector(info), folder.writable_database(info)
+    connector, database = folder.connector(info), folder.writable_database(info)
     values = info.config if recording is None else recording.prepare(connector.name, info.config)
     if recording is not None and recording.replay_of is not None:
         known = config_types(connector.config)
         values = {key: value for key, value in values.items() if key in known}
-        discard_replay(path, connector.schema, recording.replay_of)
+        discard_replay(database, connector.schema, recording.replay_of)
     config = read_config(connector.config, values, subject=f"the configuration of {info}")
     secrets = folder.credentials(info, destination_of(connector, info.config))
     hosts = connector.hosts_for(config)
@@ -805,7 +807,7 @@ def assemble(
         connector,
         config,
         credentials,
-        path,
+        database,
         recording=recording,
         flow=flow,
         middlewares=middlewares,

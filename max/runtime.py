@@ -22,7 +22,6 @@ from contextlib import (
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from .connector import Connector, Installation
@@ -58,10 +57,9 @@ from .query.ages import FieldAge, ages
 from .query.find import find_in
 from .query.maintenance import Invalidation, mark_stale, words_of
 from .storage import inbox
-from .storage.database import Connection
+from .storage.database import Connection, Database
 from .storage.leases import new_worker
 from .storage.provenance import admit_sync
-from .storage.sqlite import SqliteDatabase
 from .storage.sync_log import options_of, refuse_while_syncing
 from .storage.task_store import SqliteTaskStore
 from .sync.hook_worker import HookWorker
@@ -105,8 +103,8 @@ class LifecycleManager:
 class InstallationRuntime(Runtime):
     """One installation at work: its engine, and its syncs.
 
-    ``config`` is the connector's configuration as ``read_config`` gives it.  The runtime opens
-    the file ``database`` (or ``":memory:"``), which it creates when there is none.  ``recording``
+    ``config`` is the connector's configuration as ``read_config`` gives it.  The runtime
+    starts and stops ``database``; contents that loaders keep in files lie beside its file.  ``recording``
     is a Recording of every call to the service, or a Replay that answers instead.  ``flow`` decides
     when calls may begin; without one, the limits that the operations declare apply.  ``middlewares``
     are around every attempt of every operation.  ``audit`` records who begins syncs and what else
@@ -119,7 +117,7 @@ class InstallationRuntime(Runtime):
         connector: Connector[Any, Any],
         config: object,
         credentials: CredentialProvider,
-        database: Path | str,
+        database: Database,
         *,
         recording: UpstreamAccess | None = None,
         flow: FlowController | None = None,
@@ -131,9 +129,8 @@ class InstallationRuntime(Runtime):
         self._started_at = 0.0
         self.flow, self._connector, self._clock, self._audit = flow, connector, clock, audit
         self._calls = CallsOf(info.id, tuple(middlewares))
-        in_memory = str(database) == ":memory:"
-        self._files = KeptFiles(None if in_memory else Path(database).parent / KEPT)
-        self._database = SqliteDatabase(database, durability=info.settings.durability)
+        self._files = KeptFiles(None if database.file is None else database.file.parent / KEPT)
+        self._database = database
         self._engine = SqliteEngine(
             self._database,
             connector.resolver,

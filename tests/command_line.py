@@ -17,7 +17,7 @@ from max.cli import main
 from max.model.tasks import Status
 from max.storage import sync_log
 from max.storage.catalogue import migrate
-from max.storage.sqlite import writer
+from tests.database_files import writer
 
 
 class Run(NamedTuple):

@@ -22,7 +22,7 @@ from max.model.plan import SyncPlan
 from max.model.query import Batch
 from max.runtime import InstallationRuntime
 from max.storage import sqlite
-from max.storage.sqlite import SqliteConnection
+from max.storage.sqlite import SqliteConnection, SqliteDatabase
 from max.upstream.credentials import CredentialProvider, MemoryCredentials
 from tests.sample import SampleConfig, sample
 from tests.scenes import LOADERS, MAILS, NAMES, ROOT, SCHEMA, USERS, Root, User, users
@@ -85,7 +85,7 @@ async def sync(path: Path, log: Path) -> None:
     connector = sample(schema=SCHEMA, loaders=LOADERS, seeder=seed, initialise=initialise)
     secrets = CredentialProvider(MemoryCredentials(), ())
     info = InstallationInfo("sample", "default", "abc", {}, 0.0)
-    runtime = InstallationRuntime(info, connector, SampleConfig(), secrets, path)
+    runtime = InstallationRuntime(info, connector, SampleConfig(), secrets, SqliteDatabase(path))
     await runtime.start()
     result = await (await runtime.sync()).completion()
     await runtime.stop()

@@ -37,6 +37,7 @@ from max import CredentialProvider, Entity, InstallationInfo, Json, Status, Sync
 from max.installations.config import read_config
 from max.model.settings import DEFAULTS
 from max.runtime import InstallationRuntime
+from max.storage.sqlite import SqliteDatabase
 from max.upstream.credentials import MemoryCredentials
 from max.upstream.recording import Recording
 from max.upstream.replay import Replay
@@ -363,7 +364,7 @@ class Copy(Opened):
             connector,
             config,
             credentials,
-            self.folder / "data.db",
+            SqliteDatabase(self.folder / "data.db"),
             recording=self.recording(),
             clock=self.clock,
         )

@@ -37,6 +37,7 @@ from max import CredentialProvider, Entity, InstallationInfo, Json
 from max.installations.config import read_config
 from max.model.settings import DEFAULTS
 from max.runtime import InstallationRuntime
+from max.storage.sqlite import SqliteDatabase
 from max.upstream.credentials import MemoryCredentials
 from max.upstream.recording import Recording
 from max.upstream.replay import Replay
@@ -260,7 +261,13 @@ class Copy(Opened):
         info = InstallationInfo("github", "default", "copy", self.values, 0.0, self.settings)
         file = self.folder / "data.db"
         return InstallationRuntime(
-            info, connector, config, credentials, file, recording=self.recording(), clock=self.clock
+            info,
+            connector,
+            config,
+            credentials,
+            SqliteDatabase(file),
+            recording=self.recording(),
+            clock=self.clock,
         )
 
     def later(self, seconds: float) -> None:

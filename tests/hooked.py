@@ -34,6 +34,7 @@ from max.connecting import (
 )
 from max.core import InstallationInfo
 from max.runtime import InstallationRuntime
+from max.storage.sqlite import SqliteDatabase
 from max.upstream.credentials import MemoryCredentials
 
 SECRET = Credential("webhook_secret", required=False)
@@ -162,4 +163,4 @@ def runtime(
     connector = board(service, **parts)
     store = MemoryCredentials({} if key is None else {"webhook_secret": key})
     credentials = CredentialProvider(store, connector.credentials)
-    return InstallationRuntime(INFO, connector, NoConfig(), credentials, path, clock=clock)
+    return InstallationRuntime(INFO, connector, NoConfig(), credentials, SqliteDatabase(path), clock=clock)

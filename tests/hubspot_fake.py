@@ -29,6 +29,7 @@ from max import CredentialProvider, Entity, InstallationInfo, Json, Status, Sync
 from max.core import SyncOptions
 from max.installations.config import read_config
 from max.runtime import InstallationRuntime
+from max.storage.sqlite import SqliteDatabase
 from max.testing.clock import FakeClock, real_time
 from max.upstream.credentials import MemoryCredentials
 from max.upstream.operations import Call, Limits
@@ -219,7 +220,7 @@ class Copy:
                 connector,
                 made,
                 credentials,
-                self.path,
+                SqliteDatabase(self.path),
                 recording=recording,
                 flow=flow,
                 middlewares=around,

@@ -33,6 +33,7 @@ from max.installations.config import read_config
 from max.model.entities import values_of
 from max.model.values import Kind
 from max.runtime import InstallationRuntime
+from max.storage.sqlite import SqliteDatabase
 from max.upstream.credentials import MemoryCredentials
 from max.upstream.recording import Recording
 from max.upstream.replay import Replay
@@ -363,7 +364,7 @@ class Copy(Opened):
             connector,
             config,
             credentials,
-            self.folder / "data.db",
+            SqliteDatabase(self.folder / "data.db"),
             recording=self.recording(),
             clock=self.clock,
         )

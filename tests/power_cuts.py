@@ -218,7 +218,7 @@ async def sync(path: Path, settings: Settings, round: int) -> list[tuple[Any, ..
     connector = sample(schema=SCHEMA, loaders=LOADERS, seeder=seed, initialise=initialise)
     info = InstallationInfo("sample", "default", "abc", {}, 0.0, settings)
     secrets = CredentialProvider(MemoryCredentials(), ())
-    runtime = InstallationRuntime(info, connector, SampleConfig(), secrets, path)
+    runtime = InstallationRuntime(info, connector, SampleConfig(), secrets, SqliteDatabase(path))
     await runtime.start()
     try:
         result = await (await runtime.sync()).completion()
@@ -242,7 +242,7 @@ async def resume(path: Path, settings: Settings) -> None:
         found = await sync(path, settings, ROUNDS)
     ids = sorted(f"{page}{letter}" for page in range(PAGES) for letter in "ab")
     assert found == [(id, f"{id} in round {ROUNDS}", f"{id}@{ROUNDS}") for id in ids], found
-    assert check_index(path) == []
+    assert check_index(SqliteDatabase(path)) == []
     with closing(sqlite3.connect(path)) as connection:
         hits = "SELECT count(*) FROM _max_find WHERE _max_find MATCH '{}'"
         assert connection.execute(hits.format(f"round {ROUNDS}")).fetchone() == (len(ids),)

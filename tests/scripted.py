@@ -34,6 +34,7 @@ from max.connecting import (
 )
 from max.connector import AnyConnector
 from max.model.entities import ManyOf
+from max.storage.sqlite import SqliteDatabase
 from max.testing import FakeClock, ScriptedUpstream, credentials_for
 from max.upstream.credentials import MemoryCredentials
 from tests.sample import SampleConfig
@@ -168,7 +169,9 @@ def runtime(url: str, path: Path, clock: FakeClock, *, totals: bool = True) -> I
     """The runtime of the installation, not started yet."""
     info = InstallationInfo("scripted", "default", "scripted-1", {}, 0.0)
     provider = CredentialProvider(MemoryCredentials(), [])
-    return InstallationRuntime(info, connector, ScriptedConfig(url, totals), provider, path, clock=clock)
+    return InstallationRuntime(
+        info, connector, ScriptedConfig(url, totals), provider, SqliteDatabase(path), clock=clock
+    )
 
 
 async def sync(url: str, path: Path, clock: FakeClock, *, totals: bool = True) -> SyncResult:

@@ -54,6 +54,7 @@ from max.model.tasks import Status, SyncResult
 from max.query.maintenance import invalidate, migrate
 from max.query.reader import open_reader
 from max.runtime import InstallationRuntime
+from max.storage.sqlite import SqliteDatabase
 from max.upstream.credentials import MemoryCredentials
 
 T = TypeVar("T")
@@ -147,7 +148,7 @@ class Copy:
         async def main() -> T:
             secrets = CredentialProvider(MemoryCredentials(), ())
             made = connector(self.service, **changes)
-            runtime = InstallationRuntime(INFO, made, NoConfig(), secrets, self.path)
+            runtime = InstallationRuntime(INFO, made, NoConfig(), secrets, SqliteDatabase(self.path))
             await runtime.start()
             try:
                 return await body(runtime)
@@ -166,7 +167,7 @@ class Copy:
 
     def columns(self) -> dict[str, Sequence[Any]]:
         """The rows as people see them, by column."""
-        with open_reader(self.path, INFO) as reader:
+        with open_reader(SqliteDatabase(self.path), INFO) as reader:
             rows = reader.search("Person", order_by="id").items
             return {
                 name: [one._values.get(name, "-") for one in rows] for name in reader.entity("Person")._fields
@@ -174,7 +175,7 @@ class Copy:
 
     def shown(self) -> dict[str, tuple[Json, Json]]:
         """The values of both rows in each of the account's fields, by its source."""
-        with open_reader(self.path, INFO) as reader:
+        with open_reader(SqliteDatabase(self.path), INFO) as reader:
             (text,) = reader._connection.execute("SELECT schema FROM _max_schema").fetchone()
             one, two = (row.to_dict() for row in reader.search("Person", order_by="id").items)
         sources = json.loads(text).get("account_fields", {}).get("Person", {})
@@ -182,7 +183,7 @@ class Copy:
 
     def types(self) -> dict[str, str]:
         """What each field holds."""
-        with open_reader(self.path, INFO) as reader:
+        with open_reader(SqliteDatabase(self.path), INFO) as reader:
             return {name: holds.label for name, holds in reader.entity("Person").types().items()}
 
 
@@ -194,7 +195,7 @@ def copy(tmp_path: Path) -> Copy:
 def test_what_an_account_has_of_its_own_is_a_field_like_all_others(copy: Copy) -> None:
     assert copy.sync().status is Status.COMPLETED
     assert copy.columns()["shoe_size"] == [38.5, None]
-    with open_reader(copy.path, INFO) as reader:
+    with open_reader(SqliteDatabase(copy.path), INFO) as reader:
         person = reader.entity("Person")
         assert person._fields["shoe_size"].description == "Shoe size: in European sizes"
         assert reader.count("Person", "shoe_size > 38") == 1
@@ -296,7 +297,7 @@ def test_a_bug_of_discover_is_recorded_like_a_sync_that_failed(copy: Copy) -> No
     copy.service.broken = ValueError("no such key")
     with pytest.raises(LoaderFault):
         copy.sync()
-    with open_reader(copy.path, INFO) as reader:
+    with open_reader(SqliteDatabase(copy.path), INFO) as reader:
         (run,) = reader.runs()
         assert (run.status, run.failed) == (Status.FAILED, 1)
 
@@ -425,11 +426,13 @@ def test_what_a_user_built_upon_a_field_keeps_its_type_and_the_sync_goes_on(copy
 
 def test_commands_know_the_fields_of_the_account(copy: Copy) -> None:
     copy.sync()
-    with open_reader(copy.path, INFO) as reader:
+    with open_reader(SqliteDatabase(copy.path), INFO) as reader:
         assert reader.sql("SELECT shoe_size FROM crm_person ORDER BY id").rows == [(38.5,), (None,)]
         assert "shoe_size: Field[float | None]" in schema_source(reader.schema)
     made = connector(copy.service)
-    found = invalidate(copy.path, INFO, ["Person.shoe_size"], resolver=made.resolver, now=time.time())
+    found = invalidate(
+        SqliteDatabase(copy.path), INFO, ["Person.shoe_size"], resolver=made.resolver, now=time.time()
+    )
     assert dict(found.listings) == {"Crm.people": 1}
     assert copy.sync(options=SyncOptions(only=("Person.shoe_size",))).status is Status.COMPLETED
     with pytest.raises(UnknownName, match="hat_size"):
@@ -449,7 +452,7 @@ def test_neither_a_diff_nor_a_migration_takes_the_fields_of_an_account_away(copy
     copy.sync()
     made = connector(copy.service, migrations=[Migration("no boss", DropField("Person", "shoe"))])
     for dry in (True, False):
-        found = migrate(copy.path, INFO, made.schema, made.resolver, made.policy, dry_run=dry)
+        found = migrate(SqliteDatabase(copy.path), INFO, made.schema, made.resolver, made.policy, dry_run=dry)
         assert [change.kind for change in found.changes] == ["nothing"]
     assert "shoe_size" in copy.columns()
 
@@ -539,7 +542,7 @@ def test_any_names_become_different_ones_that_commands_and_programs_can_use(
 
 def test_the_stored_schema_says_where_each_of_them_comes_from(copy: Copy) -> None:
     copy.sync()
-    with open_reader(copy.path, INFO) as reader:
+    with open_reader(SqliteDatabase(copy.path), INFO) as reader:
         (text,) = reader._connection.execute("SELECT schema FROM _max_schema").fetchone()
     assert json.loads(text)["account_fields"] == {"Person": {"shoe_size": ["Shoe size", True]}}
 
@@ -586,7 +589,7 @@ def test_members_that_come_inline_are_those_of_the_installation(copy: Copy, by_h
     for _ in range(2):
         result = copy.sync(schema=schema, loaders=[workers], seeder=begin)
         assert (result.status, result.quarantined) == (Status.COMPLETED, 0)
-    with open_reader(copy.path, INFO) as reader:
+    with open_reader(SqliteDatabase(copy.path), INFO) as reader:
         assert reader.count("Worker", "badges HAS (word = late)") == 1
         assert reader.count("Badge") == 1 + by_hand
         assert reader.get("Worker", "1").to_dict().get("hat") == (None if by_hand else "fez")

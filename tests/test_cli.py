@@ -29,6 +29,7 @@ from max.installations.project_folder import ProjectFolder
 from max.model.entities import Entity
 from max.storage.sqlite import SqliteDatabase
 from tests.command_line import Cli, Run, record_sync
+from tests.database_files import data_file
 
 ROOT = Path(__file__).resolve().parent.parent
 OPENED = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
@@ -55,8 +56,8 @@ def stored(cli: Cli, tmp_path: Path) -> Cli:
     """The same, with an installation ``acme:default`` that holds users and tasks."""
     project = ProjectFolder.init(tmp_path)
     info = project.add("acme", None, {"users": 12}, {}, now=1_800_000_000.0)
-    asyncio.run(fill(project.database(info), [*USERS, *TASKS]))
-    record_sync(project.database(info))
+    asyncio.run(fill(data_file(project, info), [*USERS, *TASKS]))
+    record_sync(data_file(project, info))
     return cli
 
 

@@ -41,6 +41,7 @@ from max.connecting import (
 )
 from max.core import SyncOptions
 from max.model.tasks import Status, SyncResult
+from max.storage.sqlite import SqliteDatabase
 from max.testing import credentials_for
 from max.upstream.credentials import MemoryCredentials
 from max.upstream.recording import Recording
@@ -223,7 +224,9 @@ async def sync(
         CredentialProvider(MemoryCredentials(), []),
     )
     config = DeskConfig(service.url, token)
-    runtime = InstallationRuntime(info, connector or desk(), config, provider, path, recording=recording)
+    runtime = InstallationRuntime(
+        info, connector or desk(), config, provider, SqliteDatabase(path), recording=recording
+    )
     await runtime.start()
     try:
         if before is not None:

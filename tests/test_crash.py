@@ -23,6 +23,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from max.query.find import check_index
+from max.storage.sqlite import SqliteDatabase
 
 ROOT = Path(__file__).parent.parent
 KILLS = int(os.environ.get("MAX_KILLS", "8"))
@@ -154,7 +155,9 @@ def test_a_sync_killed_at_random_moments_ends_like_an_undisturbed_one(acme: Acme
         kills += kill_until_done(home, acme, draw, KILLS - kills)
         number += 1
         assert home.entities() == expected
-        assert check_index(home.path) == [], "the index has the texts of these rows and no others"
+        assert check_index(SqliteDatabase(home.path)) == [], (
+            "the index has the texts of these rows and no others"
+        )
 
 
 def kill_until_done(home: Home, acme: Acme, draw: random.Random, most: int) -> int:

@@ -19,10 +19,11 @@ from max.model.entities import Entity, Field, Many
 from max.model.loaders import UnknownLoaders
 from max.model.query import Query
 from max.model.schema import Schema
-from max.storage.sqlite import MEMORY, SqliteConnection, SqliteDatabase, reader, transaction
+from max.storage.sqlite import MEMORY, SqliteConnection, SqliteDatabase, transaction
 from max.storage.table_writer import TableWriter
 from max.storage.tables import Tables
 from tests.contract.places import SCHEMA, Person, Post, Store, Team, parts, using
+from tests.database_files import reader
 from tests.sample import writer
 
 T = TypeVar("T")

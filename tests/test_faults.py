@@ -40,7 +40,7 @@ from max.connecting import (
 )
 from max.errors import StorageError
 from max.installations.project_folder import ProjectFolder
-from max.storage.sqlite import SqliteConnection
+from max.storage.database import Connection
 from max.testing import FOREVER, FakeClock, Fault, FaultKind
 from tests.sample import SampleRoot, Thing, sample
 from tests.scripted import PAGES, SIZE, records, runtime, sync, synced, tables, upstream
@@ -388,7 +388,7 @@ def stored_pages(path: Path) -> int:
 async def limit_file(one: InstallationRuntime, more: int | None) -> None:
     """Limit the growth of the database to some pages; None for no limit."""
 
-    def work(connection: SqliteConnection) -> None:
+    def work(connection: Connection) -> None:
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
         connection.execute(f"PRAGMA max_page_count = {2**31 if more is None else pages + more}")
 

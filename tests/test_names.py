@@ -29,6 +29,7 @@ from max.model.query import Page, QueryPage
 from max.model.schema import Schema
 from max.model.settings import Settings
 from max.runtime import InstallationRuntime
+from max.storage.sqlite import SqliteDatabase
 from max.upstream.credentials import CredentialProvider, MemoryCredentials
 from tests import versions
 from tests.sample import SampleConfig, sample
@@ -273,7 +274,9 @@ async def lived(life: Life, path: Path) -> list[Any]:
         life.clock += SESSION - life.clock % SESSION
         credentials = CredentialProvider(MemoryCredentials(), [])
         connector = life.connector(upgraded=upgraded)
-        runtime = InstallationRuntime(info, connector, SampleConfig(), credentials, path, clock=life.tick)
+        runtime = InstallationRuntime(
+            info, connector, SampleConfig(), credentials, SqliteDatabase(path), clock=life.tick
+        )
         await runtime.start()
         try:
             result = await (await runtime.sync()).completion()

@@ -216,7 +216,8 @@ MAY_IMPORT = {  # each file or folder of max/, and what it may import of the oth
     "daemon": "errors model core upstream connector storage sync installations query execution runtime"
     " project serve",
     # a connector's test runs it in a runtime; of Max, the command `max connector test` alone imports it
-    "testing": "errors model core upstream connector sync installations query execution runtime project",
+    "testing": "errors model core upstream connector storage sync installations query execution runtime"
+    " project",
     "commands": "errors model core upstream connector sync installations query execution runtime project"
     " serve daemon testing authoring",
     "cli": "errors commands",
@@ -272,6 +273,16 @@ class TestSeams:
     def test_the_words_of_sqlite_are_in_the_modules_that_are_named_for_it_alone(self) -> None:
         files = {path.name for path in (ROOT / "max").rglob("*.py") if SQLITE_WORDS.search(path.read_text())}
         assert files == {"sqlite.py", "sqlite_dialect.py", "sqlite_full_text.py", "sqlite_select.py"}
+
+    def test_one_place_makes_the_databases_of_projects(self) -> None:
+        """The others are given a Database; what is for connectors' tests makes one without a project."""
+        made = re.compile(r"import .*\b(?:Sqlite|Postgres)Database\b|storage\.(?:sqlite|postgres) import")
+        package = ROOT / "max"
+        files = {
+            p for p in package.rglob("*.py") if p.parent.name != "storage" and made.search(p.read_text())
+        }
+        named = {"installations/project_folder.py", "testing/harness.py"}
+        assert {str(path.relative_to(package)) for path in files} == named
 
     def test_no_command_knows_a_connection_or_sql(self) -> None:
         for path in [*(ROOT / "max" / "commands").glob("*.py"), ROOT / "max" / "cli.py"]:

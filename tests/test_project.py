@@ -20,6 +20,7 @@ from max.model.tasks import Status
 from max.model.values import Json
 from max.project import Project
 from max.upstream.operations import Limits
+from tests.database_files import data_file
 from tests.off_loop import file_calls
 from tests.sample import Thing, events, refusals, source
 
@@ -427,7 +428,7 @@ class TestRuntimes:
                 runtime = await project.runtime("sample", "two")
                 await (await runtime.sync()).completion()
                 things = await runtime.engine.query(Thing).all()
-                assert project.folder.database(runtime.info).exists()
+                assert data_file(project.folder, runtime.info).exists()
                 return [thing.title for thing in things]
 
         assert asyncio.run(main()) == ["two 0", "two 1", "two 2"]

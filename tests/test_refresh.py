@@ -39,6 +39,7 @@ from max.execution import NO_OPTIONS
 from max.model.delivery import Delivery
 from max.model.tasks import Status, SyncResult
 from max.runtime import InstallationRuntime
+from max.storage.sqlite import SqliteDatabase
 from max.upstream.credentials import CredentialProvider, MemoryCredentials
 from tests.sample import SampleConfig, sample
 
@@ -163,7 +164,9 @@ def runtime(
     }
     secrets = CredentialProvider(MemoryCredentials(), ())
     connector = sample(**(attributes | changes))
-    return InstallationRuntime(INFO, connector, SampleConfig(), secrets, path, clock=lambda: service.now)
+    return InstallationRuntime(
+        INFO, connector, SampleConfig(), secrets, SqliteDatabase(path), clock=lambda: service.now
+    )
 
 
 class Copy:

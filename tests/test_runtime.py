@@ -35,7 +35,7 @@ from max.model.plan import Step, SyncPlan
 from max.model.query import Page
 from max.model.tasks import Status, SyncResult
 from max.runtime import InstallationRuntime, LifecycleManager, RepeatedSync, interval_seconds
-from max.storage.sqlite import MEMORY
+from max.storage.sqlite import MEMORY, SqliteDatabase
 from max.upstream.credentials import CredentialProvider, MemoryCredentials
 from tests import virtual_time
 from tests.sample import SampleConfig, SampleRoot, Thing, sample, seed
@@ -55,7 +55,7 @@ def runtime(path: Path | str = MEMORY, **changes: Any) -> InstallationRuntime:
     """A runtime that is not started, of the sample connector with some changes."""
     info = InstallationInfo("sample", "default", "abc", {}, 0.0)
     secrets = CredentialProvider(MemoryCredentials(), ())
-    return InstallationRuntime(info, sample(**changes), SampleConfig(), secrets, path)
+    return InstallationRuntime(info, sample(**changes), SampleConfig(), secrets, SqliteDatabase(path))
 
 
 def using(one: InstallationRuntime, body: Callable[[InstallationRuntime], Awaitable[T]]) -> T:
@@ -233,7 +233,7 @@ def test_a_client_that_does_not_start_is_stopped() -> None:
 def test_a_database_newer_than_the_code_is_refused_before_the_client_is_made(tmp_path: Path) -> None:
     async def newer(one: InstallationRuntime) -> None:
         sql = "INSERT INTO _max_migration VALUES ('execution', 99, 'x'), ('engine', 99, 'x')"
-        await one._database.transact(lambda connection: connection.execute(sql).close())
+        await one._database.transact(lambda connection: connection.execute(sql).rowcount)
 
     async def initialise(config: Any, credentials: Any) -> Installation[Any]:
         raise AssertionError("the client must not be made")

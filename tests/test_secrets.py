@@ -41,6 +41,7 @@ from max.connecting import (
 )
 from max.errors import ProjectError, UnknownName
 from max.installations.credential_file import FileCredentials
+from max.storage.sqlite import SqliteDatabase
 from max.upstream.credentials import MemoryCredentials
 from max.upstream.redaction import Redactor
 from tests.sample import SampleConfig, sample
@@ -593,7 +594,9 @@ class TestNowhereElse:
         async def main() -> None:
             if where == "validate":
                 await onboard(connector, None, {}, {"token": token})
-            runtime = InstallationRuntime(info, connector, SampleConfig(), provider, tmp_path / "data.db")
+            runtime = InstallationRuntime(
+                info, connector, SampleConfig(), provider, SqliteDatabase(tmp_path / "data.db")
+            )
             await runtime.start()
             try:
                 await (runtime.sync() if where == "seeder" else runtime.health())
@@ -626,7 +629,9 @@ class TestNowhereElse:
         info = InstallationInfo("sample", "default", "sample-1", {}, 0.0)
 
         async def main() -> None:
-            runtime = InstallationRuntime(info, connector, SampleConfig(), provider, tmp_path / "data.db")
+            runtime = InstallationRuntime(
+                info, connector, SampleConfig(), provider, SqliteDatabase(tmp_path / "data.db")
+            )
             await runtime.start()
             await runtime.stop()
 

@@ -277,10 +277,10 @@ def installation_facts(
     from ..query.reader import open_reader
     from ..query.schedules import next_due, statuses
 
-    path, facts = project.database(info), InstallationFacts(str(info), since)
+    database, facts = project.database(info), InstallationFacts(str(info), since)
     with suppress(MaxError):
-        facts = facts._replace(next_at=next_due(statuses(path, info, now=time.time())))
-        with open_reader(path, info) as reader:
+        facts = facts._replace(next_at=next_due(statuses(database, info, now=time.time())))
+        with open_reader(database, info) as reader:
             running = [run.id for run in reader.runs(1) if run.status == "running"]
         return facts._replace(sync=next(iter(running), None))
     return facts

@@ -126,12 +126,12 @@ def run_invalidate(options: Options) -> Answer:
     resolver, notes = resolver_of(project, info)
     facts = {"what": list(options.what), "where": options.filter or ""}
     with project.audited("invalidate", info, **facts):
-        path, what = project.writable_database(info), partial(invalidate, resolver=resolver)
+        database, what = project.writable_database(info), partial(invalidate, resolver=resolver)
         found = before_schedule(
             options,
             project,
             info,
-            lambda: what(path, info, options.what, where=options.filter, now=time.time()),
+            lambda: what(database, info, options.what, where=options.filter, now=time.time()),
         )
     data = {
         "installation": str(info),

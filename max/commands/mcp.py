@@ -68,8 +68,8 @@ class Syncs:
         from .foreground import Foreground
         from .views import result_json
 
-        path, foreground = self._project.writable_database(info), Foreground(console().stderr)
-        self._running = lambda: request(path, info, SyncCommand.PAUSE, now=time.time())
+        database, foreground = self._project.writable_database(info), Foreground(console().stderr)
+        self._running = lambda: request(database, info, SyncCommand.PAUSE, now=time.time())
         try:
             syncing = foreground.sync(Project(self._project), info, lambda runtime: runtime.sync())
             result = asyncio.run(syncing)

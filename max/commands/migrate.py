@@ -76,8 +76,8 @@ def migrated(options: Options, *, dry_run: bool) -> tuple[InstallationInfo, Migr
     if dry_run:
         return info, migrate(project.database(info), info, *declared, dry_run=True)
     with project.audited("migrate", info):
-        path = project.writable_database(info)
-        return info, before_schedule(options, project, info, lambda: migrate(path, info, *declared))
+        database = project.writable_database(info)
+        return info, before_schedule(options, project, info, lambda: migrate(database, info, *declared))
 
 
 def plan_json(info: InstallationInfo, found: MigrationPlan) -> dict[str, Json]:

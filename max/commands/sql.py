@@ -124,7 +124,7 @@ class Session:
         if not chosen:
             only_target(project, None)
             raise StorageEmpty("nothing has been synced yet", hint="start with: max sync")
-        self.files = {str(info): synced(project.database(info), info) for info in chosen}
+        self.databases = {str(info): synced(project.database(info), info) for info in chosen}
         self.parameters = dict(map(parameter, options.param))
         for info in chosen:
             with options.reading_of(project, info):
@@ -134,7 +134,7 @@ class Session:
         """One snapshot of the installations."""
         from ..query.sql import open_sql
 
-        return open_sql(self.files)
+        return open_sql(self.databases)
 
     def run(self, statement: str) -> Answer:
         """The answer to a statement."""
@@ -196,7 +196,7 @@ class Session:
         """Read statements from a terminal, and give the lines of each answer, until the input ends."""
         import readline  # noqa: F401  # input() takes editing and a history in memory from it
 
-        streams.tell(console().stderr, f"{', '.join(self.files)}: {HELP}\n")
+        streams.tell(console().stderr, f"{', '.join(self.databases)}: {HELP}\n")
         while (statement := self.ask()) is not None:
             try:
                 answer = self.command(statement) if statement.startswith(".") else self.run(statement)
@@ -310,5 +310,8 @@ def configure_path(parser: Parser) -> None:
 def run_path(options: Options) -> Answer:
     """The file with an installation's data; StorageEmpty before its first sync."""
     project, info = options.found_target()
-    path = str(synced(project.database(info), info).absolute())
+    database = synced(project.database(info), info)
+    if database.file is None:
+        raise UsageError(f"the data of {info} is in no file", hint=f"it is in {database.label}")
+    path = str(database.file.absolute())
     return options.answer({"installation": str(info), "path": path}, lambda: [path])

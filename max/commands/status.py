@@ -64,7 +64,7 @@ def run_schema(options: Options) -> Answer:
     )
 
     project, info = options.found_target()
-    if project.database(info).exists():
+    if project.database(info).is_there():
         with read(project, info) as reader:
             found = described(options, reader)
     else:
@@ -176,16 +176,16 @@ def contents_of(project: ProjectFolder, info: InstallationInfo) -> InstallationS
     """What an installation holds and how whole that is, without its syncs."""
     from .views import InstallationStatus
 
-    path = project.database(info)
-    if not path.exists():
-        return InstallationStatus(info, path=str(path))
+    database = project.database(info)
+    if not database.is_there():
+        return InstallationStatus(info, path=database.label)
     with read(project, info) as reader:
         try:
             rows = reader.counts()
         except StorageEmpty:  # the first sync has not stored anything yet
             rows = {}
         return InstallationStatus(
-            info, rows=rows, state=reader.state, path=str(path), size=path.stat().st_size
+            info, rows=rows, state=reader.state, path=database.label, size=database.size()
         )
 
 

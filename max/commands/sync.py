@@ -229,7 +229,7 @@ def replayed_into_new(
 
     Data that ``disconnect --keep-data`` left under its name stays.
     """
-    had_data, answer = project.database(info).exists(), None
+    had_data, answer = project.database(info).is_there(), None
     try:
         answer = synced(options, project, info, partial(begun, options), recording)
     finally:
@@ -527,8 +527,8 @@ def requested(options: Options, command: SyncCommand) -> Answer:
     """Write a request for an unfinished sync, and say what happens to it."""
     project, info = unfinished_target(options)
     with project.audited(str(command), info, force=options.force):
-        path, now = project.writable_database(info), time.time()
-        run = request(path, info, command, now=now, force=options.force)
+        database, now = project.writable_database(info), time.time()
+        run = request(database, info, command, now=now, force=options.force)
     running = {
         SyncCommand.PAUSE: "pauses after the requests under way",
         SyncCommand.CANCEL: "ends at once",

@@ -24,23 +24,21 @@ import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core import in_thread
-from ..errors import MaxError, ProjectError, ProjectUntrusted, describe
+from ..errors import MaxError, describe
 from ..model.audit import AuditCheck, AuditRow, Outcome
 from ..model.settings import InstallationInfo
 from ..model.values import Json
 from ..storage import audit_log
 from ..storage.leases import describe_worker, new_worker
 from .actor import actor
-from .files import FOLDER, write_file
 
 if TYPE_CHECKING:
+    from ..storage.database import Database
     from .project_folder import ProjectFolder
 
-AUDIT = "audit.db"  # in .max
 LONGEST = 500  # characters of a fact
 MOST_ROWS = 1_000_000  # that are read together
 
@@ -53,13 +51,13 @@ class _Call:
 
     def __init__(
         self,
-        path: Path,
+        database: Database,
         folder: ProjectFolder,
         action: str,
         what: InstallationInfo | str,
         facts: dict[str, Json],
     ) -> None:
-        self.path, self.ended = path, False
+        self._database, self.ended = database, False
         self.facts: dict[str, Json] = {}  # that are known at the end
         self._worker = new_worker()
         self._row = _row(folder, self._worker, action, what, facts)
@@ -68,12 +66,12 @@ class _Call:
 
     def begin(self) -> None:
         """Note that the call begins."""
-        self._intent = audit_log.begin(self.path, self._row, worker=self._worker, now=time.time())
+        self._intent = audit_log.begin(self._database, self._row, worker=self._worker, now=time.time())
 
     def end(self) -> None:
         """Add the call's row."""
         outcome, facts = self._outcome, _short(self.facts)
-        audit_log.end(self.path, self._intent, outcome, self._code, facts, now=time.time())
+        audit_log.end(self._database, self._intent, outcome, self._code, facts, now=time.time())
 
     def __enter__(self) -> dict[str, Json]:
         self._before = _CALL.get()
@@ -121,11 +119,11 @@ def audited(
     cannot be written; nothing has begun then.
     """
     outer = _outer()
-    path = None if folder is None or outer is not None else _file(folder)
-    if folder is None or path is None:
+    database = None if folder is None or outer is not None else folder.writable_audit()
+    if folder is None or database is None:
         yield {} if outer is None else _added_to(outer, facts)
         return
-    call = _Call(path, folder, action, what, facts)
+    call = _Call(database, folder, action, what, facts)
     call.begin()
     try:
         with call as added:
@@ -141,10 +139,10 @@ async def audited_call(
     """``audited`` for an event loop: threads write the rows."""
 
     def begin() -> _Call | None:
-        path = None if folder is None else _file(folder)
-        if folder is None or path is None:
+        database = None if folder is None else folder.writable_audit()
+        if folder is None or database is None:
             return None
-        call = _Call(path, folder, action, what, facts)
+        call = _Call(database, folder, action, what, facts)
         call.begin()
         return call
 
@@ -209,8 +207,8 @@ def recordable(arguments: Mapping[str, object]) -> dict[str, Json]:
 
 def record(folder: ProjectFolder, action: str, what: InstallationInfo | str = "", /, **facts: Json) -> None:
     """Record what has happened already, also inside of a recorded call; blocks until it is on the disk."""
-    if path := _file(folder):
-        audit_log.append(path, _row(folder, new_worker(), action, what, facts), now=time.time())
+    if database := folder.writable_audit():
+        audit_log.append(database, _row(folder, new_worker(), action, what, facts), now=time.time())
 
 
 def code_of(error: BaseException) -> str:
@@ -261,41 +259,19 @@ def _short(facts: dict[str, Json]) -> dict[str, Json]:
     }
 
 
-def _file(folder: ProjectFolder) -> Path | None:
-    """The audit's file, made when there is none; None when this user may not write to the project."""
-    place = folder.root / FOLDER
-    path = place / AUDIT
-    try:
-        folder.refuse_foreign()
-    except ProjectUntrusted:
-        return None
-    if not os.access(place, os.W_OK | os.X_OK):
-        return None
-    if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise ProjectError(
-            f"{path} is not a file of its own, so no change can be recorded",
-            hint="move it away; the next change begins a new audit",
-            path=str(path),
-        )
-    if not path.exists():
-        with suppress(FileExistsError):  # another process was first
-            write_file(path, b"")  # which only its owner can read
-    return path
-
-
 # -- reading -----------------------------------------------------------------------------------
 
 
 def audit_rows(folder: ProjectFolder, *, since: float = 0.0, limit: int = MOST_ROWS) -> list[AuditRow]:
     """The newest rows since a time (seconds since the epoch), oldest first."""
-    return audit_log.rows(folder.root / FOLDER / AUDIT, since=since, limit=limit)[::-1]
+    return audit_log.rows(folder.audit_database(), since=since, limit=limit)[::-1]
 
 
 def check_audit(folder: ProjectFolder, *, head: str = "") -> AuditCheck:
     """Whether the chain is whole; ``head`` is a digest that was noted elsewhere, or its beginning."""
-    return audit_log.check(folder.root / FOLDER / AUDIT, head=head)
+    return audit_log.check(folder.audit_database(), head=head)
 
 
 def unfinished_changes(folder: ProjectFolder) -> Sequence[dict[str, Json]]:
     """The changes that have begun and not ended."""
-    return [dict(one) for one in audit_log.unfinished(folder.root / FOLDER / AUDIT)]
+    return [dict(one) for one in audit_log.unfinished(folder.audit_database())]

@@ -2,6 +2,7 @@
 
     .max/                               0700, found upward from the current folder, as git does
       project.json                      the project's id, by which a record of trust knows it again
+      audit.db                          who changed what
       installations/<connector>/<name>/
         installation.json               connector, name, id, config, settings, connectedAt; others are kept
         credentials.json                0600; credentials.lock beside it, locked while secrets are renewed
@@ -55,12 +56,14 @@ from .files import (
 
 if TYPE_CHECKING:
     from ..connector import Connector
+    from ..storage.sqlite import SqliteDatabase
     from .credential_file import FileCredentials, StoredSecrets
     from .onboarding import OnboardingResult
     from .registry import ConnectorRegistry
 
 INSTALLATIONS = "installations"
 DATABASE = "data.db"
+AUDIT = "audit.db"  # in .max
 SECRET_FILES = (CREDENTIALS, f".{CREDENTIALS}.new")  # the second: of a writer that was killed
 FILES = (*SECRET_FILES, LOCK, INSTALLATION, DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", KEPT)
 STAGED, GONE = ".new", ".gone"  # being added, being removed: no connector's name begins so
@@ -152,11 +155,43 @@ class ProjectFolder:
         """The installation's installation.json."""
         return self._folder(info) / INSTALLATION
 
-    def database(self, info: InstallationInfo) -> Path:
-        """Where the installation's data is, or will be, for reading."""
-        return self._folder(info) / DATABASE
+    def database(self, info: InstallationInfo) -> SqliteDatabase:
+        """The installation's data, or where it will be, for reading."""
+        from ..storage.sqlite import SqliteDatabase  # not every command reads data
 
-    def writable_database(self, info: InstallationInfo) -> Path:
+        return SqliteDatabase(self._folder(info) / DATABASE, durability=info.settings.durability)
+
+    def audit_database(self) -> SqliteDatabase:
+        """The project's audit, for reading."""
+        from ..storage.sqlite import SqliteDatabase
+
+        return SqliteDatabase(self.root / FOLDER / AUDIT)
+
+    def writable_audit(self) -> SqliteDatabase | None:
+        """The same for writing; None when this user may not write to the project.
+
+        Its file is made when there is none.  ProjectError when there is something else in its place.
+        """
+        place = self.root / FOLDER
+        path = place / AUDIT
+        try:
+            self.refuse_foreign()
+        except ProjectUntrusted:
+            return None
+        if not os.access(place, os.W_OK | os.X_OK):
+            return None
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise ProjectError(
+                f"{path} is not a file of its own, so no change can be recorded",
+                hint="move it away; the next change begins a new audit",
+                path=str(path),
+            )
+        if not path.exists():
+            with suppress(FileExistsError):  # another process was first
+                write_file(path, b"")  # which only its owner can read
+        return self.audit_database()
+
+    def writable_database(self, info: InstallationInfo) -> SqliteDatabase:
         """The same for writing; ProjectUntrusted in a project of another user.
 
         What a crash left of a change is cleared before.

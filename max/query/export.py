@@ -110,7 +110,8 @@ def _targets(selections: Sequence[Selection], format: str, to: Path) -> list[Pat
 
 def _refuse_occupied(target: Path, reader: Reader, *, force: bool) -> None:
     """UsageError when no file may be written there: not over a device, nor among the installation's own."""
-    own = os.path.realpath(target.parent) == os.path.realpath(reader.path.parent)
+    database = reader.database.file
+    own = database is not None and os.path.realpath(target.parent) == os.path.realpath(database.parent)
     if target.is_dir():
         raise UsageError(f"{target} is a folder", hint="name a file in it")
     if own or (target.exists() and not target.is_file()):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UnknownName, UsageError
@@ -19,7 +18,7 @@ from ..storage.tables import Tables
 if TYPE_CHECKING:
     from ..core import InstallationInfo
     from ..model.entities import Entity
-    from ..storage.database import Connection
+    from ..storage.database import Connection, Database
     from .reader import Reader
 
 Entities = Sequence["str | type[Entity]"]
@@ -87,16 +86,14 @@ def _known(reader: Reader, names: Sequence[str]) -> list[str]:
 # -- the index ---------------------------------------------------------------------------------
 
 
-def check_index(path: Path) -> list[str]:
+def check_index(database: Database) -> list[str]:
     """In what an index differs from the rows, in words; empty when it is sound.  Nothing is changed."""
-    from ..storage.sqlite import writer  # FTS5 checks its indexes for writers alone
-
-    with writer(path) as connection:
+    with database.writer() as connection:  # FTS5 checks its indexes for writers alone
         return full_text.problems(connection, Tables.stored(connection).mappings)
 
 
 def rebuild_index(
-    path: Path, info: InstallationInfo, report: Callable[[int], None] = lambda left: None
+    database: Database, info: InstallationInfo, report: Callable[[int], None] = lambda left: None
 ) -> int:
     """Empty an index and fill it from the rows; how many rows were indexed.
 
@@ -106,11 +103,10 @@ def rebuild_index(
     import time
 
     from ..storage import sync_log
-    from ..storage.sqlite import writer
     from ..storage.table_writer import TableWriter
     from ..storage.tables import refuse_foreign
 
-    with writer(path) as connection:
+    with database.writer() as connection:
         sync_log.refuse_while_syncing(connection, clock=time.time)
         tables = TableWriter.stored(connection)
         refuse_foreign(tables.schema.connector, info.connector)
@@ -118,6 +114,6 @@ def rebuild_index(
         total = left = full_text.unindexed(connection, tables.mappings)
     while left:
         report(left)
-        with writer(path) as connection:
+        with database.writer() as connection:
             left = tables.full_text.index_page(connection)
     return total

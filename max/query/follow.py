@@ -1,12 +1,12 @@
-"""Following the events of several installations, each in a file of its own.
+"""Following the events of several installations, each in a database of its own.
 
 **The cursor** of several installations has a number for each of them, by id, since their events have no
 common order.  An installation that it does not name is followed from its first event.  The cursor of one
 installation that was named is its number alone.
 
-**Waiting.**  A file is read again only when it, or its log, was written since.  The time of a file is
-too coarse to tell two writings at nearly the same moment apart, so a file that was written just now is read
-once more.  Nothing is held between two looks: however slow a reader is, it keeps no sync waiting.
+**Waiting.**  A database is read again only when it was written since.  The time of a file is too coarse
+to tell two writings at nearly the same moment apart, so what was written just now is read once more.
+Nothing is held between two looks: however slow a reader is, it keeps no sync waiting.
 """
 
 from __future__ import annotations
@@ -15,19 +15,18 @@ import json
 import time
 from binascii import Error, a2b_base64, b2a_base64
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Sequence
-from pathlib import Path
 
 from ..core import InstallationInfo, in_thread
 from ..errors import InvalidCursor, StorageEmpty
 from ..model.changes import ALL_ROWS, NOW
 from ..model.event_log import InstallationEvent
+from ..storage.database import Database
 from ..storage.event_log import PAGE, events_after, newest_event
-from ..storage.sqlite import last_write, reader
 
 POLL = 0.25  # seconds between two looks
-JUST_NOW = 2.0  # seconds in which a file may be written again without a new time
+JUST_NOW = 2.0  # seconds in which a database may be written again without a new mark
 OF_SEVERAL = "~"  # begins the cursor of several installations
-Sources = Callable[[], Sequence[tuple[InstallationInfo, Path]]]  # what is followed, with the databases
+Sources = Callable[[], Sequence[tuple[InstallationInfo, Database]]]  # what is followed
 
 
 class Follower:
@@ -43,10 +42,10 @@ class Follower:
     ) -> None:
         self._sources, self._single, self._kinds = sources, single, kinds
         self._numbers: dict[str, int] = {}  # by installation id
-        self._seen: dict[str, object] = {}  # when each file was written, as far as it was read
+        self._seen: dict[str, object] = {}  # when each database was written, as far as it was read
         if after == NOW:
-            for info, path in sources():
-                self._numbers[info.id] = _newest(path)
+            for info, database in sources():
+                self._numbers[info.id] = _newest(database)
         elif after not in (None, ALL_ROWS):
             self._numbers = self._read_cursor(str(after))
 
@@ -60,14 +59,14 @@ class Follower:
 
     def read(self) -> Iterator[InstallationEvent]:
         """The events since the last call, each installation's in order; CursorExpired."""
-        for info, path in self._sources():
-            written = last_write(path)
+        for info, database in self._sources():
+            written = database.last_write()
             if written is None or written == self._seen.get(info.id):
                 continue
             more = True
             while more:
                 try:
-                    with reader(path) as connection:
+                    with database.reader() as connection:
                         after = self._numbers.get(info.id)
                         page = events_after(connection, after, kinds=self._kinds, limit=PAGE)
                 except StorageEmpty:  # disconnected meanwhile
@@ -77,7 +76,7 @@ class Follower:
                     values = {name: getattr(one, name) for name in one._names}
                     yield InstallationEvent(installation=str(info), cursor=self.cursor, **values)
                 self._numbers[info.id], more = page.cursor, page.more
-            if abs(time.time() - max(written.file_at, written.log_at)) > JUST_NOW:
+            if abs(time.time() - written.at) > JUST_NOW:
                 self._seen[info.id] = written
 
     def _read_cursor(self, text: str) -> dict[str, int]:
@@ -96,10 +95,10 @@ class Follower:
         )
 
 
-def _newest(path: Path) -> int:
-    if not path.exists():
+def _newest(database: Database) -> int:
+    if not database.is_there():
         return 0
-    with reader(path) as connection:
+    with database.reader() as connection:
         return newest_event(connection)
 
 

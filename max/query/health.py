@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ..core import InstallationInfo
 from ..errors import StorageError
 from ..model.health import Health, HealthFacts, HealthReport, InstallationHealth, health_of
+from ..storage.database import Database
 from ..storage.event_log import newest_of
 from ..storage.health import health_facts, note_health
 from ..storage.schedules import statuses
-from ..storage.sqlite import reader, writer
 
 
-def health(path: Path, info: InstallationInfo, *, now: float) -> InstallationHealth:
+def health(database: Database, info: InstallationInfo, *, now: float) -> InstallationHealth:
     """How an installation is; a file that cannot be read has failed."""
-    if not path.exists():
+    if not database.is_there():
         facts = HealthFacts(connected_at=info.connected_at)
         return _of(info, health_of(facts), facts, None)
     try:
-        with reader(path) as connection:
+        with database.reader() as connection:
             facts = health_facts(connection, connected_at=info.connected_at, now=now)
             upcoming = [one.outlook.at for one in statuses(connection, info, now=now)]
     except StorageError as error:
@@ -34,17 +32,17 @@ def _of(
     return InstallationHealth(str(info), found.health, found.reason, found.since, facts.synced_at, next_sync)
 
 
-def note(path: Path, info: InstallationInfo, *, now: float) -> Health:
+def note(database: Database, info: InstallationInfo, *, now: float) -> Health:
     """Record an event when the health has changed by the time alone; nothing is written otherwise."""
     from ..model.event_log import EventKind
 
-    found = health(path, info, now=now).health
-    if not path.exists():
+    found = health(database, info, now=now).health
+    if not database.is_there():
         return found
-    with reader(path) as connection:
+    with database.reader() as connection:
         known = newest_of(connection, EventKind.HEALTH_CHANGED)
     before = Health.HEALTHY if known is None else known.facts.get("health")
     if found not in (before, Health.WAITING):
-        with writer(path) as connection:
+        with database.writer() as connection:
             return note_health(connection, now=now).health
     return found

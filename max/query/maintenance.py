@@ -1,6 +1,6 @@
 """Writes that need no sync: marking data as stale, steering a sync, migrating the stored data.
 
-Rule 1: each function is one transaction on the file of an installation: all of it, or nothing.
+Rule 1: each function is one transaction on the database of an installation: all of it, or nothing.
 
 Rule 2: a process that is syncing is never disturbed: it reads a request at its next page, and
 what it cannot bear (an invalidation, a migration) raises SyncRunning.
@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core import InstallationInfo
@@ -24,7 +23,6 @@ from ..model.tasks import SyncCommand, SyncRun
 from ..storage import sync_log
 from ..storage.freshness import latest_request
 from ..storage.schema_evolution import MigrationPlan, plan
-from ..storage.sqlite import writer
 from ..storage.table_writer import TableWriter
 from ..storage.tables import refuse_foreign, with_account_fields
 from .ages import entity_and_field
@@ -34,11 +32,11 @@ if TYPE_CHECKING:
     from ..model.loaders import Resolver
     from ..model.migrations import SchemaPolicy
     from ..model.schema import Schema
-    from ..storage.database import Connection
+    from ..storage.database import Connection, Database
 
 
 def invalidate(
-    path: Path,
+    database: Database,
     info: InstallationInfo,
     what: Sequence[str | type[Entity] | FieldOf[Any, Any] | Ref[Any]],
     *,
@@ -52,7 +50,7 @@ def invalidate(
     Without a resolver every listing of the entities is read in full.  NotFound for an id that is
     not stored; SyncRunning while a process is syncing, whose responses could pass for newer values.
     """
-    with writer(synced(path, info)) as connection:
+    with synced(database, info).writer() as connection:
         tables = TableWriter.stored(connection, resolver)
         refuse_foreign(tables.schema.connector, info.connector)
         return mark_stale(connection, tables, info, what, where=where, now=now)
@@ -131,14 +129,14 @@ def _loaders(resolver: Resolver, invalidated: Sequence[Invalidated]) -> dict[str
 
 
 def request(
-    path: Path, info: InstallationInfo, command: SyncCommand, *, now: float, force: bool = False
+    database: Database, info: InstallationInfo, command: SyncCommand, *, now: float, force: bool = False
 ) -> SyncRun:
     """Ask the newest sync to pause, to go on or to end, also in another process; the sync as it is then.
 
     It obeys at its next page; with ``force`` it is taken from its process, which is known to be gone.
     SyncError when the newest sync has ended.
     """
-    with writer(synced(path, info)) as connection:
+    with synced(database, info).writer() as connection:
         last = next(iter(sync_log.runs(connection, 1, now=now)), None)
         if last is None or last.status.final:
             ended = f"; the last one is {last.status}" if last else ""
@@ -150,7 +148,7 @@ def request(
 
 
 def migrate(
-    path: Path,
+    database: Database,
     info: InstallationInfo,
     schema: Schema,
     resolver: Resolver,
@@ -163,13 +161,13 @@ def migrate(
     SchemaError when a change is refused, SyncRunning while a process is syncing.
     """
     known = len(policy.migrations)
-    if not path.exists():
+    if not database.is_there():
         return MigrationPlan((), known, known, fresh=True)
     if dry_run:
-        with open_reader(path, info) as reader:
+        with open_reader(database, info) as reader:
             return reader.schema_diff(schema, resolver, policy)
     policy = policy.replace(check_idle=partial(sync_log.refuse_while_syncing, clock=time.time))
-    with writer(path) as connection:
+    with database.writer() as connection:
         resolver = with_account_fields(connection, resolver)
         tables = TableWriter(resolver.schema, resolver, policy)
         found = plan(connection, resolver, policy)

@@ -22,8 +22,7 @@ from ..errors import CursorExpired, HistoryError, MaxError, StorageEmpty, Unknow
 from ..model.entities import Entity, FieldOf, Ref, RefKey
 from ..model.filters import Filter
 from ..model.query import Query, QueryPage, RowPage, columns_of, parse_fields, parse_paths
-from ..storage.sqlite import interruptible as interruptible
-from ..storage.sqlite import reader as read_only
+from ..storage.database import interruptible as interruptible
 from ..storage.tables import Tables, refuse_foreign
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from ..model.tasks import SyncResult, SyncRun
     from ..model.text_search import Found
     from ..storage.change_log import ChangeLog
-    from ..storage.database import Connection, Values
+    from ..storage.database import Connection, Database, Values
     from ..storage.quarantine import Quarantined as Quarantined
     from ..storage.schema_diff import MigrationPlan as MigrationPlan
     from ..storage.schema_diff import SchemaChange as SchemaChange
@@ -55,17 +54,17 @@ FOUND = 20  # hits of a text search, likewise
 
 
 @contextmanager
-def open_reader(path: Path, info: InstallationInfo) -> Iterator[Reader]:
+def open_reader(database: Database, info: InstallationInfo) -> Iterator[Reader]:
     """A Reader of an installation's database; StorageEmpty when it was never synced."""
-    with read_only(synced(path, info)) as connection:
-        yield Reader(info, connection, path, now=time.time())
+    with synced(database, info).reader() as connection:
+        yield Reader(info, connection, database, now=time.time())
 
 
-def synced(path: Path, info: InstallationInfo) -> Path:
-    """The file of an installation's database; StorageEmpty when there is none."""
-    if not path.exists():
+def synced(database: Database, info: InstallationInfo) -> Database:
+    """The database of an installation; StorageEmpty when there is none."""
+    if not database.is_there():
         raise StorageEmpty(f"{info} has never been synced", hint=f"start with: max sync {info}")
-    return path
+    return database
 
 
 def unsynced(info: InstallationInfo) -> SyncState:
@@ -92,14 +91,16 @@ def read_ref(text: str, info: InstallationInfo) -> tuple[str, str]:
 
 
 class Reader:
-    """One snapshot of one installation; made by ``project.read``.  ``path`` is the file of its database.
+    """One snapshot of one installation; made by ``project.read``.  ``database`` is what it reads.
 
     ``now`` is the moment from which ages and relative times count, in seconds since the epoch.
     """
 
-    def __init__(self, info: InstallationInfo, connection: Connection, path: Path, *, now: float) -> None:
+    def __init__(
+        self, info: InstallationInfo, connection: Connection, database: Database, *, now: float
+    ) -> None:
         self.info, self.now = info, now
-        self._connection, self.path = connection, path
+        self._connection, self.database = connection, database
 
     def __repr__(self) -> str:
         return f"Reader({self.info})"
@@ -115,7 +116,7 @@ class Reader:
         except MaxError:
             raise
         except Exception as error:
-            raise self._connection.dialect.error(str(self.path), error) from error
+            raise self._connection.dialect.error(self.database.label, error) from error
 
     @cached_property
     def _tables(self) -> Tables:

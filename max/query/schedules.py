@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 
 from ..core import InstallationInfo
 from ..errors import SyncError, UsageError
@@ -17,88 +16,90 @@ from ..model.schedules import Outlook, Schedule, ScheduleStatus, Turn
 from ..model.tasks import Status, SyncCommand, SyncRun
 from ..model.values import Json
 from ..storage import schedules as stored
-from ..storage.sqlite import reader, writer
+from ..storage.database import Database
 from ..storage.sync_log import options_of, unfinished_runs
 from .maintenance import request
 
 LOOK = 0.1  # seconds between two looks at a sync of another process that is to stop
 
 
-def statuses(path: Path, info: InstallationInfo, *, now: float) -> list[ScheduleStatus]:
+def statuses(database: Database, info: InstallationInfo, *, now: float) -> list[ScheduleStatus]:
     """Each schedule of an installation, and what comes next; empty when there is none."""
-    if not path.exists():
+    if not database.is_there():
         return []
-    with reader(path) as connection:
+    with database.reader() as connection:
         return stored.statuses(connection, info, now=now)
 
 
-def put(path: Path, info: InstallationInfo, schedule: Schedule, *, now: float) -> ScheduleStatus:
+def put(database: Database, info: InstallationInfo, schedule: Schedule, *, now: float) -> ScheduleStatus:
     """Store a schedule, in place of one with its name; InvalidSchedule when it cannot be followed."""
     schedule.check()
-    with writer(path) as connection:
+    with database.writer() as connection:
         stored.put_schedule(connection, schedule)
         return _named(stored.statuses(connection, info, now=now), (schedule.name,))[0]
 
 
 def switch(
-    path: Path, info: InstallationInfo, names: Sequence[str], *, on: bool, now: float
+    database: Database, info: InstallationInfo, names: Sequence[str], *, on: bool, now: float
 ) -> list[ScheduleStatus]:
     """Turn schedules on or off, all of them without names; UnknownName, and nothing is changed then."""
-    if not path.exists():
+    if not database.is_there():
         raise no_schedule(info)
-    with writer(path) as connection:
+    with database.writer() as connection:
         chosen = _chosen(stored.schedules(connection), info, names)
         for name in chosen:
             stored.switch_schedule(connection, name, on=on, now=now)
         return _named(stored.statuses(connection, info, now=now), chosen)
 
 
-def remove(path: Path, info: InstallationInfo, names: Sequence[str]) -> list[str]:
+def remove(database: Database, info: InstallationInfo, names: Sequence[str]) -> list[str]:
     """Delete schedules, all of the installation without names; their names.  UnknownName, as ``switch``."""
-    if not path.exists():
+    if not database.is_there():
         raise no_schedule(info)
-    with writer(path) as connection:
+    with database.writer() as connection:
         chosen = _chosen(stored.schedules(connection), info, names)
         stored.remove_schedules(connection, chosen)
         return chosen
 
 
-def claim(path: Path, info: InstallationInfo, name: str, *, worker: str, now: float) -> Outlook | None:
+def claim(
+    database: Database, info: InstallationInfo, name: str, *, worker: str, now: float
+) -> Outlook | None:
     """Handle the slot of a schedule that is due: what the caller is to do about it, if anything."""
-    with writer(path) as connection:
+    with database.writer() as connection:
         return stored.claim(connection, name, info.id, worker=worker, now=now)
 
 
-def finish(path: Path, name: str, problem: str | None, *, worker: str, now: float) -> None:
+def finish(database: Database, name: str, problem: str | None, *, worker: str, now: float) -> None:
     """Record how the sync of a schedule ended: why it failed, empty when it did not, None: not known."""
-    with writer(path) as connection:
+    with database.writer() as connection:
         stored.finish(connection, name, problem, worker=worker, now=now)
 
 
-def give_up(path: Path, name: str, *, worker: str) -> None:
+def give_up(database: Database, name: str, *, worker: str) -> None:
     """Leave a claimed slot to other processes."""
-    with writer(path) as connection:
+    with database.writer() as connection:
         stored.give_up(connection, name, worker=worker)
 
 
 def running_sync(
-    path: Path, options: Mapping[str, Json] | None, *, now: float
+    database: Database, options: Mapping[str, Json] | None, *, now: float
 ) -> tuple[SyncRun, bool] | None:
     """The scheduled sync that is running, and whether it fetches what these options say; None without one."""
-    if not path.exists():
+    if not database.is_there():
         return None
-    with reader(path) as connection:
+    with database.reader() as connection:
         for run in unfinished_runs(connection, now=now):
             if run.status is Status.RUNNING and run.schedule:
                 return run, options is not None and options_of(connection, run.id) == dict(options)
     return None
 
 
-def stop_running(path: Path, info: InstallationInfo, run: SyncRun) -> None:
+def stop_running(database: Database, info: InstallationInfo, run: SyncRun) -> None:
     """Cancel a scheduled sync, in any process, and wait until it has stopped; what it stored stays."""
     with suppress(SyncError):  # it has just ended
-        request(path, info, SyncCommand.CANCEL, now=time.time())
-    while (found := running_sync(path, None, now=time.time())) is not None and found[0].id == run.id:
+        request(database, info, SyncCommand.CANCEL, now=time.time())
+    while (found := running_sync(database, None, now=time.time())) is not None and found[0].id == run.id:
         time.sleep(LOOK)
 
 

@@ -21,10 +21,8 @@ from ..storage.database import quoted
 from .reader import LIMIT, TIMEOUT
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ..model.values import Json
-    from ..storage.database import Connection
+    from ..storage.database import Connection, Database
     from ..storage.database import TableShape as TableShape
     from ..storage.database import Values as Values
 
@@ -101,19 +99,16 @@ def run_sql(
 
 
 @contextmanager
-def open_sql(files: Mapping[str, Path]) -> Iterator[SqlReader]:
+def open_sql(databases: Mapping[str, Database]) -> Iterator[SqlReader]:
     """A SqlReader of the databases of one installation, or of several, each behind its name."""
-    from ..storage.sqlite import reader, several
-
-    one = next(iter(files.values()))
-    if len(files) == 1:
-        with reader(one) as connection:
-            yield SqlReader(connection, str(one))
+    one = next(iter(databases.values()))
+    if len(databases) == 1:
+        with one.reader() as connection:
+            yield SqlReader(connection, one.label)
         return
-    names = unique([NO_NAME.sub("_", label) for label in files])
-    places = dict(zip(names, files.items(), strict=True))
-    with several(places) as connection:
-        yield SqlReader(connection, str(one.parent))
+    names = unique([NO_NAME.sub("_", label) for label in databases])
+    with one.several(dict(zip(names, databases.items(), strict=True))) as connection:
+        yield SqlReader(connection, ", ".join(databases))
 
 
 class SqlReader:
@@ -123,15 +118,15 @@ class SqlReader:
     of all, with the column ``installation`` in front.
     """
 
-    def __init__(self, connection: Connection, path: str) -> None:
-        self._connection, self._path = connection, path
+    def __init__(self, connection: Connection, label: str) -> None:
+        self._connection, self._label = connection, label
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
         try:
             yield self._connection
         except self._connection.dialect.errors as error:
-            raise self._connection.dialect.error(self._path, error) from error
+            raise self._connection.dialect.error(self._label, error) from error
 
     def sql(
         self, statement: str, parameters: Values = (), *, limit: int = LIMIT, timeout: float = TIMEOUT

@@ -16,7 +16,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import CursorExpired, MaxError, StorageError
 from ..model.event_log import EventKind
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ..installations.project_folder import ProjectFolder
     from ..model.health import InstallationHealth
     from ..query.reader import Reader
+    from ..storage.database import Database
 
 MOST_RUNS = 10_000  # records of an installation that are added up
 GAUGES: Mapping[str, str] = {
@@ -79,7 +80,7 @@ class Metrics:
             samples = [*self._samples(health), *((name, {}, value) for name, value in more.items())]
         return exposition(samples)
 
-    def _sources(self) -> list[tuple[InstallationInfo, Any]]:
+    def _sources(self) -> list[tuple[InstallationInfo, Database]]:
         return [(info, self._folder.database(info)) for info in self._folder.installations()]
 
     def _samples(self, health: Iterable[InstallationHealth]) -> Iterator[Sample]:
@@ -89,8 +90,8 @@ class Metrics:
             yield "max_http_responses_total", {"status": str(status)}, count
         for one in health:
             yield "max_health", {"installation": one.installation, "health": str(one.health)}, 1
-        for info, path in self._sources():
-            if path.exists():
+        for info, database in self._sources():
+            if database.is_there():
                 yield from self._of(info)
         yield from self._counted_events()
 

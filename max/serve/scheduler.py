@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from ..core import SyncOptions, in_thread, logger
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from ..core import InstallationInfo, Runtime
     from ..model.tasks import SyncResult
     from ..project import Project
+    from ..storage.database import Database
 
 T = TypeVar("T")
 WELL = (Status.COMPLETED, Status.PARTIAL)
@@ -64,7 +64,7 @@ class Scheduler:
         self._changed = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
         self._syncs: dict[tuple[str, str], asyncio.Task[None]] = {}  # by installation id and schedule
-        self._seen: dict[Path, object] = {}  # files that cannot be read, as they were then
+        self._seen: dict[str, object] = {}  # why databases could not be read, by installation
         self._worker = ""  # the name under which it claims slots
         self.next_at: float | None = (
             None  # when the next sync is due, in seconds since the epoch; None: never
@@ -123,17 +123,16 @@ class Scheduler:
                     await self._changed.wait()
 
     def _statuses(self) -> list[ScheduleStatus]:
-        """What is known of every schedule of the project; a file that cannot be read has none."""
+        """What is known of every schedule of the project; a database that cannot be read has none."""
         found: list[ScheduleStatus] = []
         for info in self._project.folder.installations():
-            path = self._project.folder.database(info)
             try:
-                found += schedules.statuses(path, info, now=self._clock())
-                self._seen.pop(path, None)
+                found += schedules.statuses(self._project.folder.database(info), info, now=self._clock())
+                self._seen.pop(str(info), None)
             except (StorageError, OSError) as error:
-                if self._seen.get(path) != str(error):
+                if self._seen.get(str(info)) != str(error):
                     log.warning("the schedules of %s cannot be read: %s", info, error)
-                self._seen[path] = str(error)
+                self._seen[str(info)] = str(error)
         return found
 
     def _begin(self, found: list[ScheduleStatus]) -> None:
@@ -156,11 +155,11 @@ class Scheduler:
     async def _fire(self, one: ScheduleStatus) -> None:
         """Claim a slot that is due, and sync, unless another process was faster or it is skipped."""
         info, name, worker = one.installation, one.schedule.name, self._worker
-        path, now = self._project.folder.database(info), self._clock
+        database, now = self._project.folder.database(info), self._clock
         try:
-            found = await to_its_end(lambda: schedules.claim(path, info, name, worker=worker, now=now()))
+            found = await to_its_end(lambda: schedules.claim(database, info, name, worker=worker, now=now()))
         except asyncio.CancelledError:
-            await self._give_up(path, name)
+            await self._give_up(database, name)
             raise
         except StorageError as error:
             log.warning("a slot of %s could not be claimed: %s", info, error)
@@ -172,17 +171,17 @@ class Scheduler:
             with acting_as(f"schedule:{name}"):
                 problem = await self._problem(info, one.schedule, found)
         except asyncio.CancelledError:
-            await self._give_up(path, name)
+            await self._give_up(database, name)
             raise
-        await to_its_end(lambda: schedules.finish(path, name, problem, worker=worker, now=now()))
+        await to_its_end(lambda: schedules.finish(database, name, problem, worker=worker, now=now()))
         if problem is None:
             await asyncio.sleep(self._look_seconds)  # the same may be due again, and not at once
 
-    async def _give_up(self, path: Path, name: str) -> None:
-        """Leave a slot to the next scheduler, if the file can be written."""
+    async def _give_up(self, database: Database, name: str) -> None:
+        """Leave a slot to the next scheduler, if the database can be written."""
         worker = self._worker
         with suppress(StorageError):
-            await in_thread(lambda: schedules.give_up(path, name, worker=worker))
+            await in_thread(lambda: schedules.give_up(database, name, worker=worker))
 
     async def _problem(self, info: InstallationInfo, schedule: Schedule, found: Outlook) -> str | None:
         """Sync; why that failed, empty when it did not, None when that says nothing of the installation."""

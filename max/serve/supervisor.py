@@ -52,7 +52,6 @@ from ..model.settings import prefix_words
 from ..model.tasks import Status
 from ..query.reader import open_reader
 from ..storage.event_log import record_event
-from ..storage.sqlite import writer
 from ..upstream.redaction import MARK, Redactor
 from .client import Client
 
@@ -420,15 +419,14 @@ class Supervisor(Link):
 
     def _record(self, runner: Runner) -> None:
         """Record an end in the installation's events, if it has data."""
-        path = self._folder.database(self._info)
         failure = runner.failure
-        if failure is None or not path.exists():
+        if failure is None or not self._folder.database(self._info).is_there():
             return
         self._record_crash(runner.reason, failure.last_words, crashes=self._crashes)
 
     def _record_crash(self, reason: str, last_words: str, **more: Json) -> None:
-        path, facts = self._folder.database(self._info), {"reason": reason, "last_words": last_words[-LINES:]}
-        with suppress(StorageError), writer(path) as connection:
+        facts = {"reason": reason, "last_words": last_words[-LINES:]}
+        with suppress(StorageError), self._folder.database(self._info).writer() as connection:
             record_event(connection, EventKind.RUNNER_CRASHED, {**facts, **more}, now=time.time())
 
     async def recover(self, error: MaxError, sync: str) -> SyncResult | None:
@@ -456,10 +454,10 @@ class Supervisor(Link):
         """The newest sync, when it has not ended; None else."""
 
         def newest() -> str | None:
-            path = self._folder.database(self._info)
-            if not path.exists():
+            database = self._folder.database(self._info)
+            if not database.is_there():
                 return None
-            with open_reader(path, self._info) as reader:
+            with open_reader(database, self._info) as reader:
                 return next((run.id for run in reader.runs(1) if not run.status.final), None)
 
         return await in_thread(newest)

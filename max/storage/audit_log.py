@@ -1,4 +1,4 @@
-"""The audit log: one file of a project, with a row for each change and each reading of secrets.
+"""The audit log: one database of a project, with a row for each change and each reading of secrets.
 
 **The chain.**  Each row has a digest of its own values and of the digest of the row before.  A row that
 was changed, taken out, added or moved no longer fits what follows it.  ``_max_audit_head`` has the number and
@@ -22,15 +22,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 from ..model.audit import AuditCheck, AuditRow, Outcome
 from ..model.values import Json
 from .catalogue import has_part, migrate
-from .database import Connection, decoding
+from .database import Connection, Database, decoding
 from .leases import is_gone
-from .sqlite import reader, writer
 
 T = TypeVar("T")
 FORGOTTEN = 86_400.0  # seconds after which a change has ended, where no system can say it
@@ -78,9 +76,9 @@ WHO = ("user", "process", "via", "action", "installation", "facts")  # what an i
 # -- writing -----------------------------------------------------------------------------------
 
 
-def begin(path: Path, row: Mapping[str, Json], *, worker: str, now: float) -> int:
+def begin(database: Database, row: Mapping[str, Json], *, worker: str, now: float) -> int:
     """Note that a change begins; the note's id.  ``row`` has the columns of WHO."""
-    with writer(path) as connection:
+    with database.writer() as connection:
         migrate(connection, OWNER, MIGRATIONS)
         _end_lost(connection, now=now)
         values = (now, worker, json.dumps(dict(row)))
@@ -88,10 +86,10 @@ def begin(path: Path, row: Mapping[str, Json], *, worker: str, now: float) -> in
 
 
 def end(
-    path: Path, intent: int, outcome: Outcome, code: str, facts: Mapping[str, Json], *, now: float
+    database: Database, intent: int, outcome: Outcome, code: str, facts: Mapping[str, Json], *, now: float
 ) -> None:
     """Add the row of a change that has ended; ``facts`` are more than those of its beginning."""
-    with writer(path) as connection:
+    with database.writer() as connection:
         found = connection.execute(
             "DELETE FROM _max_audit_intent WHERE id = ? RETURNING began_at, row", (intent,)
         ).fetchone()
@@ -102,10 +100,10 @@ def end(
 
 
 def append(
-    path: Path, row: Mapping[str, Json], outcome: Outcome = "done", code: str = "", *, now: float
+    database: Database, row: Mapping[str, Json], outcome: Outcome = "done", code: str = "", *, now: float
 ) -> None:
     """Add a row of something that needs no note before: a reading."""
-    with writer(path) as connection:
+    with database.writer() as connection:
         migrate(connection, OWNER, MIGRATIONS)
         _append(connection, row, now, outcome, code, now=now)
 
@@ -147,12 +145,14 @@ def _digest(before: str, values: Sequence[Json]) -> str:
 # -- reading -----------------------------------------------------------------------------------
 
 
-def rows(path: Path, *, since: float = 0.0, limit: int) -> list[AuditRow]:
+def rows(database: Database, *, since: float = 0.0, limit: int) -> list[AuditRow]:
     """The newest rows that ended at or after a time, the newest first; empty when there is no audit."""
-    return _reading(path, lambda connection: _rows(connection.execute(NEWEST, (since, limit)).fetchall()), [])
+    return _reading(
+        database, lambda connection: _rows(connection.execute(NEWEST, (since, limit)).fetchall()), []
+    )
 
 
-def unfinished(path: Path) -> list[Mapping[str, Any]]:
+def unfinished(database: Database) -> list[Mapping[str, Any]]:
     """What has begun and not ended: ``began_at``, ``worker`` and the values of WHO."""
 
     def read(connection: Connection) -> list[Mapping[str, Any]]:
@@ -160,17 +160,17 @@ def unfinished(path: Path) -> list[Mapping[str, Any]]:
         with decoding("audit"):
             return [{"began_at": at, "worker": worker, **json.loads(row)} for _, at, worker, row in found]
 
-    return _reading(path, read, [])
+    return _reading(database, read, [])
 
 
-def check(path: Path, *, head: str = "") -> AuditCheck:
+def check(database: Database, *, head: str = "") -> AuditCheck:
     """Whether the chain is whole.
 
     ``head`` is the digest of a row that was written down before, or its beginning: that row must
     still be there.
     """
     nothing = AuditCheck(tuple(_lost(head, found=False)), 0, "", 0)
-    return _reading(path, lambda connection: _check(connection, head), nothing)
+    return _reading(database, lambda connection: _check(connection, head), nothing)
 
 
 def _check(connection: Connection, head: str) -> AuditCheck:
@@ -216,8 +216,8 @@ def _rows(found: Sequence[Sequence[Any]]) -> list[AuditRow]:
         return [AuditRow(**{**one, "facts": json.loads(one["facts"])}) for one in named]
 
 
-def _reading(path: Path, read: Callable[[Connection], T], nothing: T) -> T:
-    if not path.exists():
+def _reading(database: Database, read: Callable[[Connection], T], nothing: T) -> T:
+    if not database.is_there():
         return nothing
-    with reader(path) as connection:
+    with database.reader() as connection:
         return read(connection) if has_part(connection, OWNER, MIGRATIONS) else nothing

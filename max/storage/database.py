@@ -16,12 +16,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from ..errors import StorageCorrupt, StorageError
 from ..model.values import Kind
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..model.text_search import TextQuery
 
 T = TypeVar("T")
@@ -90,8 +93,57 @@ class Connection(Protocol):
 Work: TypeAlias = Callable[[Connection], T]
 
 
+class LastWrite(NamedTuple):
+    """What differs after a database was written: ``mark``, which means nothing else.
+
+    ``at`` is when that was, in seconds since the epoch: two writings at nearly the same moment may have
+    the same mark.  0 where every writing has a mark of its own.
+    """
+
+    mark: object
+    at: float
+
+
 class Database(Protocol):
-    """The database of one installation: what the engine, the sync log and the task store share."""
+    """The database of one installation: what the engine, the sync log and the task store share.
+
+    A service for an event loop: ``transact`` and ``read`` want it started.  Everything else is for code
+    without one, blocks, and needs no start.
+    """
+
+    @property
+    def label(self) -> str:
+        """Which database it is, for messages: the path of its file, or its place on a server; no secret."""
+
+    @property
+    def file(self) -> Path | None:
+        """Its file; None in memory and on a server."""
+
+    async def start(self) -> None:
+        """Open it, and make it where there is none."""
+
+    async def stop(self) -> None:
+        """Finish the work that was given, then close every connection."""
+
+    def is_there(self) -> bool:
+        """Whether it was made; without it ``reader`` raises StorageEmpty."""
+
+    def last_write(self) -> LastWrite | None:
+        """When it was last written; None when it is not there."""
+
+    def size(self) -> int:
+        """Bytes that it takes; 0 when it is not there."""
+
+    def delete(self) -> None:
+        """Remove it with all that is in it, if it is there; no process may have it open."""
+
+    def several(self, others: Mapping[str, tuple[str, Database]]) -> AbstractContextManager[Connection]:
+        """One snapshot of several databases of this kind, as schemas of one connection.
+
+        ``others`` has the label and the database of each schema.  A view that Max made has beside them a
+        namesake without a schema: the rows of all, with the label in the column ``installation``.
+        UsageError when they cannot be read together.
+        """
 
     async def transact(self, work: Work[T]) -> T:
         """Run work in one transaction; what it raises undoes all of it.  One runs at a time."""
@@ -104,6 +156,50 @@ class Database(Protocol):
 
     def writer(self) -> AbstractContextManager[Connection]:
         """One transaction for code without an event loop."""
+
+
+class Interruptible(Protocol):
+    """A connection whose statement another thread can end."""
+
+    def interrupt(self) -> None:
+        """Make the statement that runs now fail, if one does."""
+
+
+class Interrupter:
+    """Ends the statements of the connections that one piece of work has opened, from another thread.
+
+    A statement that runs then fails; one that begins later does not, so that it is called until the
+    work has ended.
+    """
+
+    def __init__(self) -> None:
+        self.connections: list[Interruptible] = []
+
+    def __call__(self) -> None:
+        """Interrupt what runs now."""
+        for connection in [*self.connections]:
+            connection.interrupt()
+
+
+_INTERRUPTER: ContextVar[Interrupter | None] = ContextVar("INTERRUPTER", default=None)
+
+
+@contextmanager
+def interruptible() -> Iterator[Interrupter]:
+    """What ends the statements of connections that are opened inside, in this thread."""
+    interrupter = Interrupter()
+    token = _INTERRUPTER.set(interrupter)
+    try:
+        yield interrupter
+    finally:
+        _INTERRUPTER.reset(token)
+
+
+def opened(connection: Interruptible) -> None:
+    """A connection was opened: what is interruptible can end its statements."""
+    interrupter = _INTERRUPTER.get()
+    if interrupter is not None:
+        interrupter.connections.append(connection)
 
 
 class TextMatches(NamedTuple):

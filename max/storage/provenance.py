@@ -5,14 +5,11 @@ A database that holds a replay says so itself, so that a sync of the service is 
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ..core import RecordingInfo
 from ..errors import RecordingError
 from ..model.schema import Schema
 from .catalogue import has_part, migrate
-from .database import Connection, quoted
-from .sqlite import reader
+from .database import Connection, Database, quoted
 
 REPLAY = "CREATE TABLE _max_replay (installation TEXT NOT NULL, recorded_at TEXT NOT NULL)"
 NEWEST = "SELECT installation, recorded_at FROM _max_replay ORDER BY recorded_at DESC LIMIT 1"
@@ -52,19 +49,19 @@ def admit_sync(connection: Connection, schema: Schema, replay_of: RecordingInfo 
     return is_empty
 
 
-def discard_replay(path: Path, schema: Schema, replay_of: RecordingInfo) -> None:
+def discard_replay(database: Database, schema: Schema, replay_of: RecordingInfo) -> None:
     """Delete the database of an earlier replay, when the recorded sync began without rows.
 
     The database must not be open.  RecordingError when it holds anything but a replay of the
     same installation; then it stays.
     """
-    if not path.exists():
+    if not database.is_there():
         return
-    with reader(path) as connection:
+    with database.reader() as connection:
         source = replayed(connection)
         _check_replay(source, not holds_rows(connection, schema), replay_of)
-    for suffix in ("", "-wal", "-shm") if source is not None and replay_of.began_empty else ():
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    if source is not None and replay_of.began_empty:
+        database.delete()
 
 
 def _check_replay(source: tuple[str, str] | None, is_empty: bool, replay_of: RecordingInfo) -> None:

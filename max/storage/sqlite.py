@@ -22,11 +22,10 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
-from contextvars import ContextVar
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from stat import S_ISREG
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, TypeVar
 
 from ..errors import (
     MaxError,
@@ -40,7 +39,7 @@ from ..errors import (
     UsageError,
 )
 from .catalogue import is_older
-from .database import NONSENSE, Database, quoted
+from .database import NONSENSE, Connection, Database, LastWrite, opened, quoted
 from .sqlite_dialect import SqliteDialect, primary_code
 from .workers import Worker
 
@@ -68,40 +67,12 @@ class SqliteConnection(sqlite3.Connection):
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        interrupter = INTERRUPTER.get()
-        if interrupter is not None:
-            interrupter.connections.append(self)
+        opened(self)
 
-
-class Interrupter:
-    """Ends the statements of the connections that one piece of work has opened, from another thread.
-
-    A statement that runs then fails; one that begins later does not, so that it is called until the
-    work has ended.
-    """
-
-    def __init__(self) -> None:
-        self.connections: list[SqliteConnection] = []
-
-    def __call__(self) -> None:
-        """Interrupt what runs now."""
-        for connection in [*self.connections]:
-            with suppress(sqlite3.ProgrammingError):  # it was closed
-                connection.interrupt()
-
-
-INTERRUPTER: ContextVar[Interrupter | None] = ContextVar("INTERRUPTER", default=None)
-
-
-@contextmanager
-def interruptible() -> Iterator[Interrupter]:
-    """What ends the statements of connections that are opened inside, in this thread."""
-    interrupter = Interrupter()
-    token = INTERRUPTER.set(interrupter)
-    try:
-        yield interrupter
-    finally:
-        INTERRUPTER.reset(token)
+    def interrupt(self) -> None:
+        """Make the statement that runs now fail, if one does."""
+        with suppress(sqlite3.ProgrammingError):  # it was closed
+            super().interrupt()
 
 
 Work = Callable[[SqliteConnection], T]
@@ -272,6 +243,16 @@ class SqliteDatabase(Database):
         self._readers: Worker[SqliteConnection] | None = None
         self._file = _OpenFile(self.path)
 
+    @property
+    def label(self) -> str:
+        """Its path."""
+        return self.path
+
+    @property
+    def file(self) -> Path | None:
+        """Its file; None in memory."""
+        return None if self.path == MEMORY else Path(self.path)
+
     async def start(self) -> None:
         """Open the file, creating it when there is none."""
         if self._writer is None:
@@ -317,7 +298,7 @@ class SqliteDatabase(Database):
 
         What its caller raises leaves as it is.
         """
-        if not Path(self.path).exists():
+        if not self.is_there():
             raise StorageEmpty(
                 f"{self.path}: there is no database yet", hint="run a sync first", path=self.path
             )
@@ -342,6 +323,56 @@ class SqliteDatabase(Database):
                 self._file.check()
             self._file.shorten_log(connection)
 
+    @contextmanager
+    def several(self, others: Mapping[str, tuple[str, Database]]) -> Iterator[Connection]:
+        """One snapshot of several files as schemas of one connection."""
+        from .sqlite_select import MOST_SCHEMAS, join_views  # reading one file does without
+
+        if len(others) > MOST_SCHEMAS:
+            raise UsageError(
+                f"{len(others)} installations are more than the {MOST_SCHEMAS} that can be read together",
+                hint="name those that you mean",
+            )
+        joining = sqlite3.connect(MEMORY, isolation_level=None, factory=SqliteConnection, uri=True)
+        with closing(joining) as joined:
+            joined.execute("PRAGMA temp_store = MEMORY")
+            with ExitStack() as reading:
+                for schema, (_, one) in others.items():
+                    reading.enter_context(one.reader())  # checks the file, and keeps a log for us to read
+                    with translated(one.label):
+                        _attach(joined, schema, one)
+                joined.execute("BEGIN")
+                join_views(joined, {schema: label for schema, (label, _) in others.items()})
+                joined.execute("PRAGMA query_only = 1")
+                yield joined
+
+    def is_there(self) -> bool:
+        """Whether there is a file."""
+        return self.file is not None and self.file.exists()
+
+    def last_write(self) -> LastWrite | None:
+        """When the file, or its log, was last written: their times may be equal for a moment."""
+        try:
+            found = Path(self.path).stat()
+        except OSError:
+            return None
+        try:
+            log = Path(os.path.realpath(self.path) + "-wal").stat()
+            logged = (log.st_size, log.st_mtime)
+        except OSError:
+            logged = (0, 0.0)
+        mark = (found.st_ino, found.st_size, found.st_mtime, *logged)
+        return LastWrite(mark, max(found.st_mtime, logged[1]))
+
+    def size(self) -> int:
+        """Bytes of the file."""
+        return _size(self.path)
+
+    def delete(self) -> None:
+        """Remove the file and those that SQLite has put beside it."""
+        for suffix in ("", *BESIDE):
+            Path(self.path + suffix).unlink(missing_ok=True)
+
     def _transact(self, connection: SqliteConnection, work: Work[T]) -> T:
         with translated(self.path, connection):
             with transaction(connection):
@@ -363,45 +394,6 @@ class SqliteDatabase(Database):
     def _open_reader(self) -> SqliteConnection:
         self._file.check()
         return connect_to_read(self.path)
-
-
-def reader(path: Path) -> AbstractContextManager[SqliteConnection]:
-    """``SqliteDatabase(path).reader()``."""
-    return SqliteDatabase(path).reader()
-
-
-def writer(path: Path) -> AbstractContextManager[SqliteConnection]:
-    """``SqliteDatabase(path).writer()``."""
-    return SqliteDatabase(path).writer()
-
-
-@contextmanager
-def several(places: Mapping[str, tuple[str, Path]]) -> Iterator[SqliteConnection]:
-    """One snapshot of several files as schemas of one connection.
-
-    ``places`` has the label and the file of each schema.  A view that Max made has beside them a
-    namesake without a schema: the rows of all, with the label in the column ``installation``.
-    """
-    from .sqlite_select import MOST_SCHEMAS, join_views  # reading one file does without
-
-    if len(places) > MOST_SCHEMAS:
-        raise UsageError(
-            f"{len(places)} installations are more than the {MOST_SCHEMAS} that can be read together",
-            hint="name those that you mean",
-        )
-    with closing(sqlite3.connect(MEMORY, isolation_level=None, factory=SqliteConnection, uri=True)) as joined:
-        joined.execute("PRAGMA temp_store = MEMORY")
-        with ExitStack() as opened:
-            for schema, (_, path) in places.items():
-                opened.enter_context(reader(path))  # checks the file, and keeps a log for us to read
-                with translated(str(path)):
-                    name = f"{path.absolute().as_uri()}?{_reading_access(str(path))}"
-                    joined.execute(f"ATTACH ? AS {quoted(schema)}", (name,))
-                    joined.execute(f"PRAGMA {quoted(schema)}.cache_size = -{READER_CACHE}")
-            joined.execute("BEGIN")
-            join_views(joined, {schema: label for schema, (label, _) in places.items()})
-            joined.execute("PRAGMA query_only = 1")
-            yield joined
 
 
 class _OpenFile:
@@ -466,27 +458,13 @@ def _size(path: str | Path) -> int:
         return 0
 
 
-class LastWrite(NamedTuple):
-    """When a database was last written, as far as its files say: times in seconds since the epoch."""
-
-    file: tuple[int, int]  # which file, and its size
-    file_at: float
-    log_size: int
-    log_at: float
-
-
-def last_write(path: Path) -> LastWrite | None:
-    """What differs after a database was written, unless that was at the same moment; None without a file."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    try:
-        log = Path(os.path.realpath(path) + "-wal").stat()
-        logged = (log.st_size, log.st_mtime)
-    except OSError:
-        logged = (0, 0.0)
-    return LastWrite((found.st_ino, found.st_size), found.st_mtime, *logged)
+def _attach(connection: SqliteConnection, schema: str, database: Database) -> None:
+    """Make a file readable as a schema of a connection."""
+    if database.file is None:
+        raise UsageError(f"{database.label} is no file, and cannot be read together with files")
+    name = f"{database.file.absolute().as_uri()}?{_reading_access(str(database.file))}"
+    connection.execute(f"ATTACH ? AS {quoted(schema)}", (name,))
+    connection.execute(f"PRAGMA {quoted(schema)}.cache_size = -{READER_CACHE}")
 
 
 def _stamp(path: str) -> object:

@@ -47,6 +47,7 @@ async def runtime(
     """
     from ..installations.config import read_config
     from ..runtime import InstallationRuntime
+    from ..storage.sqlite import SqliteDatabase
 
     values = dict(config) if isinstance(config, Mapping) else {}
     about = f"the configuration of {connector.name}"
@@ -61,7 +62,7 @@ async def runtime(
         connector,
         read,
         provider,
-        database,
+        SqliteDatabase(database, durability=info.settings.durability),
         recording=recording,
         clock=clock or running_clock(),
     )

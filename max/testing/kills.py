@@ -47,7 +47,7 @@ class Killed:
         await self._ended(process, info)
         if process.returncode != 0:
             raise Wrong(f"killed at request {place}, it could not go on: {self.words}")
-        return project.database(info), self._trial.requests - sent
+        return Path(project.database(info).path), self._trial.requests - sent
 
     async def _installation(self, name: str) -> tuple[ProjectFolder, InstallationInfo]:
         if not self._folder.exists():

@@ -16,6 +16,7 @@ from max.errors import UsageError
 from max.installations.project_folder import ProjectFolder
 from max.storage.sqlite import SqliteDatabase
 from tests.command_line import Cli, record_sync
+from tests.database_files import data_file
 
 USERS = [AcmeUser("u1", name="Ada"), AcmeUser("u2", name="Ada"), AcmeUser("u3", name="Bob")]
 TASKS = [
@@ -63,8 +64,8 @@ def filled(tmp_path: Path) -> None:
     """A project with ``acme:default``, whose tasks are not all loaded."""
     folder = ProjectFolder.init(tmp_path)
     info = folder.add("acme", None, {}, {}, now=1_000.0)
-    asyncio.run(fill(folder.database(info)))
-    record_sync(folder.database(info))
+    asyncio.run(fill(data_file(folder, info)))
+    record_sync(data_file(folder, info))
 
 
 class TestCount:

@@ -20,8 +20,9 @@ from max.model.delivery import Delivery
 from max.model.entities import Entity, Ref
 from max.model.loaders import UnknownLoaders
 from max.model.settings import SETTINGS, settings_json
-from max.storage.sqlite import SqliteDatabase, writer
+from max.storage.sqlite import SqliteDatabase
 from tests.command_line import Cli, Run
+from tests.database_files import data_file
 
 NOON = 1_800_000_000.0
 
@@ -38,7 +39,7 @@ def store(*entities: Entity, at: float = NOON, removed: tuple[Ref[Any], ...] = (
         project = ProjectFolder.find(".")
         info = project.target("acme")
         schema = project.registry.resolve("acme").schema
-        database = SqliteDatabase(project.database(info))
+        database = SqliteDatabase(data_file(project, info))
         await database.start()
         engine = SqliteEngine(database, UnknownLoaders(schema), settings=info.settings)
         await engine.start()
@@ -203,8 +204,8 @@ def test_from_the_beginning_come_the_rows_that_were_there_before(recorded: Cli) 
 
 
 def test_people_get_the_rows_from_before_as_well(recorded: Cli) -> None:
-    path = ProjectFolder.find(".").database(ProjectFolder.find(".").target("acme"))
-    with writer(path) as connection:
+    project = ProjectFolder.find(".")
+    with project.database(project.target("acme")).writer() as connection:
         connection.execute("UPDATE _max_change_log SET floor = 2")
     run = recorded("changes", "acme", "--since", "beginning")
     shown = [line.split()[2:4] for line in run.out.splitlines() if line.startswith("20")]

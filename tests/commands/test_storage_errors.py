@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from max.storage.sqlite import writer
 from tests.command_line import Run
+from tests.database_files import writer
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "connectors")])}

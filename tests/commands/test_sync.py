@@ -13,6 +13,7 @@ from max.commands.sync import expected_rows
 from max.installations.project_folder import ProjectFolder
 from max.model.tasks import Status
 from tests.command_line import Cli, record_sync
+from tests.database_files import data_file
 from tests.git_repositories import History, make, needs_git
 
 pytestmark = needs_git
@@ -147,7 +148,7 @@ def test_the_rows_that_a_full_sync_will_list_are_those_that_are_stored(cli: Cli,
     project = ProjectFolder.find(".")
     info, full = project.target("git"), Options(full=True, only=[])
     assert expected_rows(full, project, info) == {}
-    database = project.database(info)
+    database = data_file(project, info)
     database.parent.mkdir(parents=True, exist_ok=True)
     database.write_bytes(b"")
     assert expected_rows(full, project, info) == {}, "a sync before this one stored nothing"

@@ -26,7 +26,7 @@ from max_connectors.acme_service import Service, Settings
 from max import InstallationInfo, InstallationRuntime, SyncOptions, SyncResult
 from max.connecting import CredentialProvider, Entity, Installation
 from max.model.tasks import Status
-from max.storage.sqlite import MEMORY
+from max.storage.sqlite import MEMORY, SqliteDatabase
 from max.upstream.credentials import MemoryCredentials
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ def syncing(
         info = InstallationInfo("acme", "default", "test", {}, 0.0)
         source = replace(connector, initialise=initialise)
         secrets = CredentialProvider(MemoryCredentials(), [])
-        runtime = InstallationRuntime(info, source, AcmeConfig(), secrets, path)
+        runtime = InstallationRuntime(info, source, AcmeConfig(), secrets, SqliteDatabase(path))
         await runtime.start()
         try:
             return await body(runtime)

@@ -29,6 +29,7 @@ from max.errors import BadCredentials, InvalidAnswers, PermissionDenied
 from max.installations.onboarding import OnboardingResult, Prompter, onboard
 from max.query.reader import open_reader
 from max.runtime import InstallationRuntime
+from max.storage.sqlite import SqliteDatabase
 from max.upstream.recording import Recording
 from max.upstream.recording_file import attempts_in
 from max.upstream.replay import Replay
@@ -155,7 +156,7 @@ def test_a_change_of_one_record_asks_for_the_associations_of_few(synced: Copy) -
 
 
 def test_filters_follow_associations_stages_and_the_accounts_own_fields(synced: Copy) -> None:
-    with open_reader(synced.path, synced_info()) as reader:
+    with open_reader(SqliteDatabase(synced.path), synced_info()) as reader:
         assert reader.count("HubSpotDeal", "stage.label = Won") == 3
         assert reader.count("HubSpotDeal", "stage.closed = false") == 3
         assert (

@@ -19,7 +19,6 @@ from max.core import in_thread
 from max.errors import ProjectError, UnknownName
 from max.installations.actor import acting_as
 from max.installations.audit import (
-    AUDIT,
     InstallationAudit,
     audit_rows,
     audited,
@@ -28,10 +27,11 @@ from max.installations.audit import (
     recorded_elsewhere,
     unfinished_changes,
 )
-from max.installations.project_folder import ProjectFolder
+from max.installations.project_folder import AUDIT, ProjectFolder
 from max.model.audit import AuditRow
 from max.model.settings import InstallationInfo
-from max.storage.sqlite import SqliteConnection, writer
+from max.storage.sqlite import SqliteConnection
+from tests.database_files import writer
 
 ACME = InstallationInfo("acme", "default", "0123456789abcdef", {}, 0.0)
 
@@ -212,7 +212,7 @@ def test_a_chain_that_was_made_again_is_found_by_a_digest_that_was_kept_elsewher
 KILLED = """
 import os, signal, sys
 from max.installations.audit import audited
-from max.installations.project_folder import ProjectFolder
+from max.installations.project_folder import AUDIT, ProjectFolder
 with audited(ProjectFolder.find(sys.argv[1]), "disconnect", "acme:default"):
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -234,7 +234,7 @@ def test_a_process_that_is_killed_between_a_change_and_its_row_leaves_one_with_t
 WRITING = """
 import sys
 from max.installations.audit import audited
-from max.installations.project_folder import ProjectFolder
+from max.installations.project_folder import AUDIT, ProjectFolder
 folder = ProjectFolder.find(sys.argv[1])
 for n in range(20):
     with audited(folder, "settings", sys.argv[2]):

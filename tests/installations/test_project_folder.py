@@ -22,6 +22,7 @@ from max.errors import MaxError, ProjectError, UnknownName, UsageError
 from max.installations.onboarding import OnboardingResult
 from max.installations.project_folder import ProjectFolder
 from max.model.settings import DEFAULTS, Settings, settings_json
+from tests.database_files import data_file
 
 NOW = 1_700_000_000.25
 ROOT = Path(__file__).parents[2]
@@ -147,7 +148,7 @@ class TestChanging:
         }
         folder = file_of(project, made).parent
         assert json.loads((folder / "credentials.json").read_text()) == {"token": "x"}
-        assert project.database(made) == folder / "data.db"
+        assert data_file(project, made) == folder / "data.db"
         assert stat.S_IMODE((folder / "credentials.json").stat().st_mode) == 0o600
 
     def test_the_folder_may_be_moved(self, project: ProjectFolder, tmp_path: Path) -> None:
@@ -187,19 +188,19 @@ class TestChanging:
     def test_removing_leaves_nothing(self, project: ProjectFolder) -> None:
         before = tree(project)
         made = connect(project)
-        project.database(made).write_bytes(b"data")
+        data_file(project, made).write_bytes(b"data")
         project.remove(made, keep_data=False)
         assert tree(project) == before
 
     def test_kept_data_is_used_by_the_next_installation_of_that_name(self, project: ProjectFolder) -> None:
         made = connect(project)
-        project.database(made).write_bytes(b"data")
+        data_file(project, made).write_bytes(b"data")
         project.remove(made, keep_data=True)
         assert project.installations() == []
         assert "token" not in str(tree(project))
         again = connect(project)
         assert again.id != made.id
-        assert project.database(again).read_bytes() == b"data"
+        assert data_file(project, again).read_bytes() == b"data"
 
     def test_values_that_are_not_valid_utf8_survive(self, project: ProjectFolder) -> None:
         made = project.add("git", None, {"path": "/caf\udce9", "é": "ü"}, EMPTY, now=NOW)
@@ -440,7 +441,7 @@ def prepared(base: Path) -> ProjectFolder:
     project.add("acme", "first", OLD, {"token": "old"}, now=NOW)
     kept = project.add("acme", "kept", OLD, {"token": "old"}, now=NOW)
     for info in project.installations():
-        project.database(info).write_bytes(b"data")
+        data_file(project, info).write_bytes(b"data")
     project.remove(kept, keep_data=True)
     return project
 
@@ -477,7 +478,7 @@ def check_after(project: ProjectFolder, change: str) -> None:
         secrets = (project.root / ".max" / "installations").glob("[!.]*/*/credentials.json")
         assert all(path.with_name("installation.json").exists() for path in secrets)
     if "first" in state(project):
-        assert project.database(project.target("acme:first")).read_bytes() == b"data"
+        assert data_file(project, project.target("acme:first")).read_bytes() == b"data"
     with suppress(MaxError):  # done already
         CHANGES[change](project)
     assert state(project) == FINAL[change]

@@ -31,6 +31,7 @@ from max.query.export import ENDINGS, Selection, export, format_of, lines, writt
 from max.storage.arrow import ArrowColumns
 from max.storage.sqlite import SqliteDatabase
 from tests.command_line import Cli, record_sync
+from tests.database_files import data_file
 
 pyarrow, pandas, polars = (frames.library(name) for name in ("pyarrow", "pandas", "polars"))
 AT = datetime(2026, 1, 31, 9, 30, 0, 500_000, tzinfo=UTC)
@@ -86,8 +87,8 @@ def folder(tmp_path: Path) -> ProjectFolder:
     """A project with ``acme:default``."""
     folder = ProjectFolder.init(tmp_path)
     info = folder.add("acme", None, {}, {}, now=1_000.0)
-    asyncio.run(store(folder.database(info)))
-    record_sync(folder.database(info))
+    asyncio.run(store(data_file(folder, info)))
+    record_sync(data_file(folder, info))
     return folder
 
 
@@ -141,7 +142,7 @@ class TestText:
         folder = ProjectFolder.init(tmp_path)
         info = folder.add("acme", None, {}, {}, now=1_000.0)
         task = AcmeTask(f"{sign}1+1", assignee=AcmeUser.ref(f"{sign}2+2"))
-        asyncio.run(store(folder.database(info), task))
+        asyncio.run(store(data_file(folder, info), task))
         with Project(folder).read("acme:default") as reader:
             query = reader.query("AcmeTask").where(AcmeTask.id.eq(task.id))
             paths = parse_paths(query.entity, "id,assignee")
@@ -161,7 +162,7 @@ class TestSqlite:
 
     def test_tables_are_what_the_views_show(self, cli: Cli, folder: ProjectFolder) -> None:
         assert cli("export", "acme", "--to", "copy.db").status == 0
-        original = folder.database(folder.target("acme"))
+        original = data_file(folder, folder.target("acme"))
         with closing(sqlite3.connect("copy.db")) as copy, closing(sqlite3.connect(original)) as source:
             names = [name for (name,) in copy.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
             assert sorted(names) == [
@@ -178,7 +179,7 @@ class TestSqlite:
             assert ("assignee", "acme_user") in leads
 
     def test_removed_rows_are_not_in_it(self, cli: Cli, folder: ProjectFolder) -> None:
-        with closing(sqlite3.connect(folder.database(folder.target("acme")))) as connection, connection:
+        with closing(sqlite3.connect(data_file(folder, folder.target("acme")))) as connection, connection:
             connection.execute("UPDATE _acme_task SET _removed_at = 5 WHERE _id = 't1'")
         assert cli("export", "acme", "AcmeTask", "--to", "copy.sqlite").status == 0
         with closing(sqlite3.connect("copy.sqlite")) as copy:
@@ -307,7 +308,7 @@ class TestFiles:
         assert (refused.status, Path("pipe.csv").is_fifo()) == (2, True)
 
     def test_the_database_is_never_replaced(self, cli: Cli, folder: ProjectFolder) -> None:
-        database = folder.database(folder.target("acme"))
+        database = data_file(folder, folder.target("acme"))
         Path("link").symlink_to(database.parent)
         for place in (database, Path("link") / database.name, database.with_name("data.db-wal")):
             refused = cli("export", "acme", "--to", str(place), "--format", "sqlite", "--force")
@@ -372,7 +373,7 @@ class TestFiles:
 
 def test_memory_does_not_grow_with_the_rows(folder: ProjectFolder, tmp_path: Path) -> None:
     more = [AcmeTask(f"m{n}", title=f"Task {n} " + "x" * 100, priority=n) for n in range(12_000)]
-    asyncio.run(store(folder.database(folder.target("acme")), *more))
+    asyncio.run(store(data_file(folder, folder.target("acme")), *more))
 
     def peak(limit: int) -> int:
         with Project(folder).read("acme:default") as reader:

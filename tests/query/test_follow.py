@@ -15,9 +15,11 @@ from max.core import InstallationInfo
 from max.errors import CursorExpired, InvalidCursor
 from max.model.event_log import EventKind, InstallationEvent
 from max.query.follow import Follower
+from max.storage.database import Database
 from max.storage.event_log import expire_events, record_event
-from max.storage.sqlite import writer
+from max.storage.sqlite import SqliteDatabase
 from tests.command_line import Cli
+from tests.database_files import writer
 
 NAMES = ("a", "b", "c")
 KINDS = (EventKind.SYNC_BEGUN, EventKind.SYNC_ENDED)
@@ -40,8 +42,8 @@ class Installations:
     def follower(self, names: str, after: str | None = None, kinds: tuple[str, ...] = ()) -> Follower:
         """One that follows some of them."""
 
-        def sources() -> list[tuple[InstallationInfo, Path]]:
-            return [(self.known[n], self.paths[n]) for n in names]
+        def sources() -> list[tuple[InstallationInfo, Database]]:
+            return [(self.known[n], SqliteDatabase(self.paths[n])) for n in names]
 
         return Follower(sources, after, single=len(names) == 1, kinds=kinds)
 

@@ -18,8 +18,9 @@ from max.query.health import health, note
 from max.query.schedules import put
 from max.serve.health_watch import HealthWatch
 from max.storage.event_log import events_after
-from max.storage.sqlite import reader, writer
+from max.storage.sqlite import SqliteDatabase
 from tests.command_line import Cli
+from tests.database_files import reader, writer
 from tests.scenes import NAMES, USERS, Source, Stage, named, play, users
 from tests.virtual_time import later, now
 
@@ -44,21 +45,21 @@ def test_each_change_of_health_is_one_event_in_the_transaction_of_the_syncs_end(
             assert (await stage.sync(USERS)).status is Status.COMPLETED
         for error in ("who are you?", "who are you?"):
             await stage.store.record_failure("seeder", BadCredentials(error), now=now())
-        failed = health(path, INFO, now=now())
+        failed = health(SqliteDatabase(path), INFO, now=now())
         assert (failed.health, failed.reason) == (Health.FAILED, "who are you?")
         await later(1.0)
         assert (await stage.sync(USERS, NAMES)).status is Status.COMPLETED
 
     play(source, body, path)
     assert changes(path) == [("healthy", "failed"), ("failed", "healthy")]
-    found = health(path, INFO, now=time.time())
+    found = health(SqliteDatabase(path), INFO, now=time.time())
     assert (found.health, found.reason, found.installation) == (Health.HEALTHY, "", "scene:default")
 
 
 def test_an_installation_without_a_database_waits_for_its_first_sync(tmp_path: Path) -> None:
-    found = health(tmp_path / "data.db", INFO, now=9.0)
+    found = health(SqliteDatabase(tmp_path / "data.db"), INFO, now=9.0)
     assert (found.health, found.reason, found.since) == (Health.WAITING, "it was never synced", 5.0)
-    assert note(tmp_path / "data.db", INFO, now=9.0) is Health.WAITING
+    assert note(SqliteDatabase(tmp_path / "data.db"), INFO, now=9.0) is Health.WAITING
     assert not (tmp_path / "data.db").exists()
 
 
@@ -71,13 +72,13 @@ def test_a_schedule_that_is_not_kept_degrades_and_is_noted_once(tmp_path: Path) 
     play(Source(users=[users("a")]), body, path)
     with reader(path) as connection:
         ended = int(connection.execute("SELECT max(finished_at) FROM _max_sync").fetchone()[0])
-    put(path, INFO, Schedule(name="default", made_at=ended - 30, every=60.0), now=ended)
-    assert health(path, INFO, now=ended + 61).health is Health.HEALTHY  # one slot was missed
-    late = health(path, INFO, now=ended + 91)
+    put(SqliteDatabase(path), INFO, Schedule(name="default", made_at=ended - 30, every=60.0), now=ended)
+    assert health(SqliteDatabase(path), INFO, now=ended + 61).health is Health.HEALTHY  # one slot was missed
+    late = health(SqliteDatabase(path), INFO, now=ended + 91)
     assert (late.health, late.reason) == (Health.DEGRADED, "the data is older than its schedule asks for")
     assert late.since == ended + 30
     for _ in range(2):
-        assert note(path, INFO, now=ended + 91) is Health.DEGRADED
+        assert note(SqliteDatabase(path), INFO, now=ended + 91) is Health.DEGRADED
     assert changes(path) == [("healthy", "degraded")]
 
 
@@ -85,7 +86,10 @@ def test_looking_at_the_health_writes_nothing(cli: Cli) -> None:
     cli("sync", "acme:default")
     before = DATA.read_bytes()
     assert cli("health").status == 0
-    assert note(DATA, InstallationInfo("acme", "default", "x", {}, 0.0), now=time.time()) is Health.HEALTHY
+    assert (
+        note(SqliteDatabase(DATA), InstallationInfo("acme", "default", "x", {}, 0.0), now=time.time())
+        is Health.HEALTHY
+    )
     assert DATA.read_bytes() == before
 
 

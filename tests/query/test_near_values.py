@@ -14,6 +14,7 @@ from max.model.entities import Entity
 from max.project import Project
 from max.query.near_values import VALUES
 from max.query.reader import Reader
+from tests.database_files import data_file
 from tests.query.test_reader import store
 
 ADA, BEN = AcmeUser.ref("u1"), AcmeUser.ref("u2")
@@ -42,7 +43,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project with some users and tasks."""
     folder = ProjectFolder.init(tmp_path_factory.mktemp("project"))
     info = folder.add("acme", None, {}, {}, now=1_000.0)
-    asyncio.run(store(folder.database(info), *ROWS))
+    asyncio.run(store(data_file(folder, info), *ROWS))
     return Project(folder)
 
 
@@ -138,7 +139,7 @@ def test_only_so_many_different_values_are_read(tmp_path: Path) -> None:
     folder = ProjectFolder.init(tmp_path)
     info = folder.add("acme", None, {}, {}, now=1_000.0)
     people = [AcmeUser(f"{n:05}", name=f"Person {n:05}") for n in range(2 * VALUES)]
-    asyncio.run(store(folder.database(info), *people))
+    asyncio.run(store(data_file(folder, info), *people))
     with Project(folder).read("acme:default") as reader:
         assert near(reader, "name = 'Person 00007x'", "AcmeUser")[0].startswith(
             "no AcmeUser has name 'Person 00007x'; did you mean Person 00007"

@@ -29,6 +29,7 @@ from max.model.entities import Entity, values_of
 from max.project import Project
 from max.query.reader import Reader
 from max.storage.sqlite import SqliteDatabase
+from tests.database_files import data_file
 
 USERS = [AcmeUser(f"u{n}", name=f"User {n}", active=n % 2 == 0) for n in range(5)]
 TASKS = [
@@ -52,7 +53,7 @@ def project(tmp_path: Path) -> Project:
     """A project with ``acme:default``, which holds users and tasks."""
     folder = ProjectFolder.init(tmp_path)
     info = folder.add("acme", None, {}, {}, now=1_000.0)
-    asyncio.run(store(folder.database(info), *USERS, *TASKS))
+    asyncio.run(store(data_file(folder, info), *USERS, *TASKS))
     return Project(folder)
 
 
@@ -116,8 +117,8 @@ def test_rows_tell_what_is_empty_from_what_is_not_loaded(project: Project) -> No
         AcmeTask("c", title="an assignee without a time zone", assignee=AcmeUser.ref("u1")),
         AcmeTask("d"),
     ]
-    project.folder.database(project.folder.target("acme")).unlink()
-    asyncio.run(store(project.folder.database(project.folder.target("acme")), *USERS, *tasks))
+    data_file(project.folder, project.folder.target("acme")).unlink()
+    asyncio.run(store(data_file(project.folder, project.folder.target("acme")), *USERS, *tasks))
     with project.read("acme") as reader:
         page = reader.rows(reader.query("AcmeTask"), "id,title,assignee,assignee.name,assignee.timezone")
     assert page.to_dicts() == [
@@ -182,7 +183,7 @@ def test_a_missing_row_is_not_found(reader: Reader) -> None:
 
 def test_a_reader_sees_one_snapshot(project: Project, reader: Reader) -> None:
     assert reader.count("AcmeUser") == 5
-    asyncio.run(store(project.folder.database(reader.info), AcmeUser("u9", name="Later")))
+    asyncio.run(store(data_file(project.folder, reader.info), AcmeUser("u9", name="Later")))
     assert reader.count("AcmeUser") == 5
     with project.read(reader.info) as later:
         assert later.count("AcmeUser") == 6
@@ -216,7 +217,7 @@ def test_sql_refuses_what_no_statement_or_value_can_hold(
 
 
 def test_sql_on_a_damaged_file_is_a_storage_error(project: Project) -> None:
-    path = project.folder.database(project.folder.target("acme"))
+    path = data_file(project.folder, project.folder.target("acme"))
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         sql = "SELECT rootpage FROM sqlite_master WHERE name = '_acme_user'"
@@ -240,7 +241,7 @@ def test_an_error_of_the_callers_own_database_stays_as_it_is(project: Project) -
 
 
 def test_a_damaged_value_is_a_storage_error_where_it_is_read(project: Project) -> None:
-    path = project.folder.database(project.folder.target("acme"))
+    path = data_file(project.folder, project.folder.target("acme"))
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE _acme_user SET name = CAST(x'ff' AS TEXT) WHERE _id = 'u1'")
         connection.execute("UPDATE _acme_task SET tags = '[', _loaded = -1 WHERE _id = 't1'")

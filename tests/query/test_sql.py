@@ -49,7 +49,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def reader(file: Path) -> Iterator[SqlReader]:
-    with open_sql({"acme:default": file}) as reader:
+    with open_sql({"acme:default": SqliteDatabase(file)}) as reader:
         yield reader
 
 
@@ -81,7 +81,7 @@ def test_rows_beyond_a_size_are_left_out_and_said(reader: SqlReader) -> None:
 
 
 def test_the_connection_is_afterwards_as_it_was(file: Path) -> None:
-    with open_sql({"acme:default": file}) as reader:
+    with open_sql({"acme:default": SqliteDatabase(file)}) as reader:
         connection = reader._connection
 
         def settings() -> list[object]:
@@ -268,7 +268,7 @@ def test_a_view_of_the_owner_may_do_no_more(file: Path, tmp_path: Path) -> None:
             new.execute(f"CREATE VIEW v{n} AS SELECT 1 AS x FROM v{n - 1} AS a, v{n - 1} AS b")
         new.execute("CREATE VIEW bad AS SELECT load_extension('x')")
         new.execute("CREATE VIEW mine AS SELECT replace(title, 'Task', '') AS number FROM acme_task")
-    with open_sql({"acme:default": copy}) as reader:
+    with open_sql({"acme:default": SqliteDatabase(copy)}) as reader:
         assert len(reader.sql("SELECT number FROM mine").rows) == 9
         with pytest.raises(UsageError):
             reader.sql("SELECT * FROM bad")
@@ -370,7 +370,8 @@ import sys
 from pathlib import Path
 from max.errors import UsageError
 from max.query.sql import open_sql
-with open_sql({"acme:default": Path(sys.argv[1])}) as reader:
+from max.storage.sqlite import SqliteDatabase
+with open_sql({"acme:default": SqliteDatabase(sys.argv[1])}) as reader:
     try:
         reader.sql(sys.stdin.read(), timeout=0.5)
     except UsageError as error:
@@ -398,9 +399,9 @@ def test_what_takes_too_much_is_ended_in_a_process_with_little_memory(file: Path
 def test_a_statement_writes_to_no_file_however_much_it_sorts(file: Path) -> None:
     program = (
         "import resource, sys\n"
-        "from pathlib import Path\n"
         "from max.query.sql import open_sql\n"
-        "with open_sql({'acme:default': Path(sys.argv[1])}) as reader:\n"
+        "from max.storage.sqlite import SqliteDatabase\n"
+        "with open_sql({'acme:default': SqliteDatabase(sys.argv[1])}) as reader:\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
         "    print(len(reader.sql(sys.stdin.read(), timeout=60, limit=2).rows))\n"
     )

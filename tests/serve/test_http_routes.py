@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from max.serve.http_app import ROUTES
 from max.serve.methods import METHODS
 from max.serve.metrics import COUNTERS, GAUGES, exposition
+from tests.database_files import data_file
 from tests.serve.clients import META, STATELESS
 from tests.serve.http_face import TOKEN, Face, events_of, run
 from tests.serve.test_methods import examples_in
@@ -141,7 +142,7 @@ class TestFigures:
     def test_an_installation_that_cannot_be_read_is_down_and_hides_no_other(self, own: Path) -> None:
         async def work(face: Face) -> None:
             info = await face.app.methods.project.connect("acme", "broken")
-            path = face.app.methods.project.folder.database(info)
+            path = data_file(face.app.methods.project.folder, info)
             path.write_bytes(b"no database" * 1_000)
             found = figures((await face.client.get("/metrics")).text)
             assert (found["max_up", "acme:broken"], found["max_up", "acme:default"]) == (0, 1)

@@ -25,7 +25,7 @@ from max.serve import supervisor
 from max.serve.remote_runtime import RemoteRuntime, isolated
 from max.serve.supervisor import Supervisor
 from max.storage.event_log import events_after
-from max.storage.sqlite import reader
+from tests.database_files import data_file, reader
 
 SECRET = "t0p-s3cr3t"
 WILD = Path(__file__).parents[1] / "max_wild.py"
@@ -473,7 +473,7 @@ def test_a_pinned_connector_runs_only_in_a_trusted_project(
 def crashes(project: Made, name: str) -> list[Any]:
     """The facts of the crashes of an installation's process."""
     info = project.folder.target(name)
-    with reader(project.folder.database(info)) as connection:
+    with reader(data_file(project.folder, info)) as connection:
         found = events_after(connection, None, kinds=[EventKind.RUNNER_CRASHED]).events
     return [one.facts for one in found]
 

@@ -23,6 +23,7 @@ from max import Project, Scheduler, ScheduleStatus, SyncOptions
 from max.installations.audit import audit_rows
 from max.model.tasks import Status, SyncRun
 from tests.daemons import PATIENCE, ROOT
+from tests.database_files import data_file
 
 LOOK = 0.05  # seconds
 FULL = SyncOptions(full=True)
@@ -76,14 +77,14 @@ class World:
         return Scheduler(project, **{"look": LOOK, "clock": self.clock, **more})
 
     def is_asked_to_pause(self, project: Project, name: str = "one") -> bool:
-        path = project.folder.database(project.folder.target(f"flaky:{name}"))
+        path = data_file(project.folder, project.folder.target(f"flaky:{name}"))
         with closing(sqlite3.connect(path)) as known:
             return ("pause",) in known.execute("SELECT command FROM _max_sync").fetchall()
 
     def runs(self, project: Project, name: str = "one") -> list[SyncRun]:
         """The syncs of an installation, oldest first."""
         info = project.folder.target(f"flaky:{name}")
-        if not project.folder.database(info).exists():
+        if not data_file(project.folder, info).exists():
             return []
         with project.read(info) as reader:
             return reader.runs(100)[::-1]
@@ -550,7 +551,7 @@ def test_a_database_that_cannot_be_read_keeps_no_other_installation_waiting(tmp_
         async with world.open() as project:
             for name in world.names:
                 await scheduled(project, name)
-            broken = project.folder.database(project.folder.target("flaky:one"))
+            broken = data_file(project.folder, project.folder.target("flaky:one"))
             for file in broken.parent.glob("data.db*"):
                 file.unlink()
             broken.write_bytes(b"this is no database, and was never one" * 100)

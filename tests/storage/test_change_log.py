@@ -522,7 +522,9 @@ class Syncs:
         )
         credentials = CredentialProvider(MemoryCredentials(), ())
         made = sample(loaders=[list_nothing if config == BROKEN else list_things])
-        runtime = InstallationRuntime(info, made, config, credentials, self.path, clock=self.clock)
+        runtime = InstallationRuntime(
+            info, made, config, credentials, SqliteDatabase(self.path), clock=self.clock
+        )
         await runtime.start()
         try:
             yield runtime

@@ -23,7 +23,8 @@ from max.storage.event_log import (
     newest_of,
     record_event,
 )
-from max.storage.sqlite import SqliteConnection, connect, reader, transaction, writer
+from max.storage.sqlite import SqliteConnection, connect, transaction
+from tests.database_files import reader, writer
 
 DAY = 86_400.0
 

@@ -26,8 +26,8 @@ from max.storage.catalogue import migrate
 from max.storage.database import Connection
 from max.storage.event_log import events_after
 from max.storage.leases import new_worker
-from max.storage.sqlite import writer
 from max.storage.sync_log import MIGRATIONS, OWNER
+from tests.database_files import writer
 
 ROOT = Path(__file__).parent.parent.parent
 MINUTE, HOUR, DAY = 60, 3_600, 86_400
@@ -329,25 +329,27 @@ def test_the_interrupted_sync_of_a_schedule_goes_on_at_once(connection: Connecti
 
 CLAIM_AND_DIE = """
 import os, signal, sys
-from pathlib import Path
 from max.query.schedules import claim
 from max.core import InstallationInfo
 from max.storage.leases import new_worker
+from max.storage.sqlite import SqliteDatabase
 info = InstallationInfo("acme", "default", "0123456789abcdef", {}, 0.0)
-print(claim(Path(sys.argv[1]), info, "default", worker=new_worker(), now=float(sys.argv[2])).turn, flush=True)
+data = SqliteDatabase(sys.argv[1])
+print(claim(data, info, "default", worker=new_worker(), now=float(sys.argv[2])).turn, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 RACE = """
 import sys
-from pathlib import Path
 from max.query.schedules import claim
 from max.core import InstallationInfo
 from max.storage.leases import new_worker
+from max.storage.sqlite import SqliteDatabase
 info = InstallationInfo("acme", "default", "0123456789abcdef", {}, 0.0)
 start, worker = float(sys.argv[2]), new_worker()
 print("ready", flush=True)
 sys.stdin.readline()
-found = [claim(Path(sys.argv[1]), info, "default", worker=worker, now=start + n * 900) for n in range(40)]
+data = SqliteDatabase(sys.argv[1])
+found = [claim(data, info, "default", worker=worker, now=start + n * 900) for n in range(40)]
 print(*(one.slot for one in found if one is not None), flush=True)
 sys.stdin.readline()  # what a process that has ended had claimed is claimed again
 """

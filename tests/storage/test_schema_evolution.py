@@ -41,7 +41,7 @@ from max.model.tasks import ExpandTask, LoadFieldsTask, RemoveTask, SyncResult, 
 from max.runtime import InstallationRuntime
 from max.storage.catalogue import migrate
 from max.storage.schema_evolution import plan
-from max.storage.sqlite import MEMORY, SqliteConnection, transaction
+from max.storage.sqlite import MEMORY, SqliteConnection, SqliteDatabase, transaction
 from max.storage.sync_log import MIGRATIONS as TASKS
 from max.storage.sync_log import OWNER
 from max.storage.table_writer import TableWriter
@@ -495,7 +495,7 @@ async def running(connector: Connector[Any, Any], path: Path) -> AsyncIterator[I
     """A started runtime."""
     info = InstallationInfo("sample", "default", "1", {}, 0.0)
     credentials = CredentialProvider(MemoryCredentials(), ())
-    runtime = InstallationRuntime(info, connector, SampleConfig(), credentials, path)
+    runtime = InstallationRuntime(info, connector, SampleConfig(), credentials, SqliteDatabase(path))
     await runtime.start()
     try:
         yield runtime

@@ -18,7 +18,8 @@ from max.errors import NotFound, StorageCorrupt, StorageError, StorageLocked, St
 from max.storage import sqlite
 from max.storage.catalogue import migrate
 from max.storage.database import quoted
-from max.storage.sqlite import MEMORY, SqliteConnection, SqliteDatabase, reader, transaction
+from max.storage.sqlite import MEMORY, SqliteConnection, SqliteDatabase, transaction
+from tests.database_files import reader
 
 T = TypeVar("T")
 NOTES = "CREATE TABLE IF NOT EXISTS note (id INTEGER PRIMARY KEY, text TEXT NOT NULL)"

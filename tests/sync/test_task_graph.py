@@ -36,6 +36,7 @@ from max.core import SyncOptions
 from max.errors import NotFound, SyncError, UsageError
 from max.model.loaders import Resolver
 from max.model.tasks import GroupTask
+from max.storage.sqlite import SqliteDatabase
 from max.sync.task_graph import expand, named_fields, options_json
 from max.upstream.credentials import MemoryCredentials
 
@@ -124,7 +125,7 @@ def using(source: Source, body: Body) -> None:
         )
         info = InstallationInfo("library", "default", "id", {}, 0.0)
         credentials = CredentialProvider(MemoryCredentials(), [])
-        runtime = InstallationRuntime(info, connector, NoConfig(), credentials, ":memory:")
+        runtime = InstallationRuntime(info, connector, NoConfig(), credentials, SqliteDatabase(":memory:"))
         await runtime.start()
         try:
             await body(runtime)

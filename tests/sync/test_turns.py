@@ -29,6 +29,7 @@ from max.connecting import (
     SyncPlan,
 )
 from max.connector import NoConfig
+from max.storage.sqlite import SqliteDatabase
 from max.sync.turns import LONGEST, Turns
 from max.upstream.credentials import MemoryCredentials
 
@@ -172,7 +173,7 @@ def test_pages_that_arrive_at_once_are_converted_in_turns_of_their_own(tmp_path:
         )
         info = InstallationInfo("shelves", "default", "abc", {}, 0.0)
         secrets = CredentialProvider(MemoryCredentials(), ())
-        runtime = InstallationRuntime(info, source, NoConfig(), secrets, tmp_path / "data.db")
+        runtime = InstallationRuntime(info, source, NoConfig(), secrets, SqliteDatabase(tmp_path / "data.db"))
         await runtime.start()
         await (await runtime.sync()).completion()
         await runtime.stop()

@@ -54,6 +54,7 @@ from max.installations.project_folder import ProjectFolder
 from max.model.entities import ManyOf
 from max.model.tasks import Status, SyncResult
 from max.runtime import InstallationRuntime
+from max.storage.sqlite import SqliteDatabase
 from max.upstream.credentials import MemoryCredentials, Secret
 from max.upstream.hosts import Hosts
 from tests.replays import (
@@ -267,7 +268,7 @@ class TestRecording:
             upstream = Upstream({"crowd": ["everybody"], "0": [hangs, {"people": []}]})
             secrets = CredentialProvider(MemoryCredentials(), [KEY])
             runtime = InstallationRuntime(
-                INFO, crowd(upstream), None, secrets, tmp_path / "db", recording=recording
+                INFO, crowd(upstream), None, secrets, SqliteDatabase(tmp_path / "db"), recording=recording
             )
             await runtime.start()
             await runtime.sync()
@@ -354,7 +355,7 @@ class TestSecrets:
             secrets = CredentialProvider(MemoryCredentials({"key": "s3cr3t-key"}), [KEY])
             upstream = Upstream(script(1))
             runtime = InstallationRuntime(
-                info, crowd(upstream), None, secrets, ":memory:", recording=recording
+                info, crowd(upstream), None, secrets, SqliteDatabase(":memory:"), recording=recording
             )
             await runtime.start()
             await (await runtime.sync()).completion()
