@@ -415,9 +415,7 @@ class Project(Generic[R]):
         from .query.find import find
 
         chosen = [self._info(one) for one in installations]
-        chosen = chosen or [
-            one for one in self.folder.installations() if self.folder.database(one).is_there()
-        ]
+        chosen = chosen or [one for one in self.folder.installations() if self.folder.has_data(one)]
         with ExitStack() as opened:
             readers = [opened.enter_context(self.read(one)) for one in chosen]
             return find(readers, text, entities, limit=limit, raw=raw)
@@ -441,7 +439,7 @@ class Project(Generic[R]):
         from .query.sql import open_sql
 
         known = self.folder.installations()
-        chosen = list(map(self._info, of)) or [one for one in known if self.folder.database(one).is_there()]
+        chosen = list(map(self._info, of)) or [one for one in known if self.folder.has_data(one)]
         if not chosen:
             raise StorageEmpty("nothing has been synced yet", hint="sync an installation first")
         with open_sql({str(one): synced(self.folder.database(one), one) for one in chosen}) as reader:

@@ -134,7 +134,7 @@ class Options(argparse.Namespace):
         if named:
             return named
         known = project.installations()
-        found = [info for info in known if project.database(info).is_there()]
+        found = [info for info in known if project.has_data(info)]
         if len(found) < len(known):
             from ..query.reader import unsynced
 
@@ -341,6 +341,6 @@ def readers(
 ) -> Iterator[tuple[InstallationInfo, Reader]]:
     """A Reader of each of these installations, without those that were never synced."""
     for info in chosen:
-        if project.database(info).is_there():
+        if project.has_data(info):
             with read(project, info) as reader:
                 yield info, reader

@@ -88,7 +88,7 @@ def listed(project: ProjectFolder, info: InstallationInfo, notes: list[str]) -> 
         return contents_of(project, info)
     except StorageError as error:
         notes.append(f"{info}: {error.render()}")
-        return InstallationStatus(info, path=project.database(info).label, damaged=True)
+        return InstallationStatus(info, path=project.place_of_data(info), damaged=True)
 
 
 def configure_settings(parser: Parser) -> None:

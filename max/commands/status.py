@@ -64,7 +64,7 @@ def run_schema(options: Options) -> Answer:
     )
 
     project, info = options.found_target()
-    if project.database(info).is_there():
+    if project.has_data(info):
         with read(project, info) as reader:
             found = described(options, reader)
     else:
@@ -176,16 +176,16 @@ def contents_of(project: ProjectFolder, info: InstallationInfo) -> InstallationS
     """What an installation holds and how whole that is, without its syncs."""
     from .views import InstallationStatus
 
-    database = project.database(info)
-    if not database.is_there():
-        return InstallationStatus(info, path=database.label)
+    place = project.place_of_data(info)
+    if not project.has_data(info):
+        return InstallationStatus(info, path=place)
     with read(project, info) as reader:
         try:
             rows = reader.counts()
         except StorageEmpty:  # the first sync has not stored anything yet
             rows = {}
         return InstallationStatus(
-            info, rows=rows, state=reader.state, path=database.label, size=database.size()
+            info, rows=rows, state=reader.state, path=place, size=reader.database.size()
         )
 
 

@@ -229,7 +229,7 @@ def replayed_into_new(
 
     Data that ``disconnect --keep-data`` left under its name stays.
     """
-    had_data, answer = project.database(info).is_there(), None
+    had_data, answer = project.has_data(info), None
     try:
         answer = synced(options, project, info, partial(begun, options), recording)
     finally:

@@ -155,6 +155,14 @@ class ProjectFolder:
         """The installation's installation.json."""
         return self._folder(info) / INSTALLATION
 
+    def has_data(self, info: InstallationInfo) -> bool:
+        """Whether the installation's database is there: it was synced, or has a schedule."""
+        return (self._folder(info) / DATABASE).exists()
+
+    def place_of_data(self, info: InstallationInfo) -> str:
+        """Where the installation's data is, or will be, for people."""
+        return str(self._folder(info) / DATABASE)
+
     def database(self, info: InstallationInfo) -> SqliteDatabase:
         """The installation's data, or where it will be, for reading."""
         from ..storage.sqlite import SqliteDatabase  # not every command reads data

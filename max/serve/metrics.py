@@ -90,8 +90,8 @@ class Metrics:
             yield "max_http_responses_total", {"status": str(status)}, count
         for one in health:
             yield "max_health", {"installation": one.installation, "health": str(one.health)}, 1
-        for info, database in self._sources():
-            if database.is_there():
+        for info in self._folder.installations():
+            if self._folder.has_data(info):
                 yield from self._of(info)
         yield from self._counted_events()
 

@@ -420,7 +420,7 @@ class Supervisor(Link):
     def _record(self, runner: Runner) -> None:
         """Record an end in the installation's events, if it has data."""
         failure = runner.failure
-        if failure is None or not self._folder.database(self._info).is_there():
+        if failure is None or not self._folder.has_data(self._info):
             return
         self._record_crash(runner.reason, failure.last_words, crashes=self._crashes)
 
@@ -454,10 +454,9 @@ class Supervisor(Link):
         """The newest sync, when it has not ended; None else."""
 
         def newest() -> str | None:
-            database = self._folder.database(self._info)
-            if not database.is_there():
+            if not self._folder.has_data(self._info):
                 return None
-            with open_reader(database, self._info) as reader:
+            with open_reader(self._folder.database(self._info), self._info) as reader:
                 return next((run.id for run in reader.runs(1) if not run.status.final), None)
 
         return await in_thread(newest)

@@ -247,7 +247,7 @@ def unread(info: InstallationInfo, error: MaxError) -> Data:
 
 def about_installation(box: Toolbox, info: InstallationInfo, *, rows: bool) -> Data:
     """How old an installation is, and its entities with what they hold."""
-    if not box.project.database(info).is_there():
+    if not box.project.has_data(info):
         raise StorageEmpty(f"{info} has never been synced", hint=f"a person can: max sync {info}")
     with box.read(info) as reader:
         entities = [
