@@ -29,7 +29,6 @@ from max.serve.methods import Methods
 from max.serve.own_process import stay_small
 from max.serve.socket import SocketServer
 from max.storage import tables
-from max.storage.sqlite import SqliteDatabase
 from tests.daemons import homed
 
 NAME = "acme:default"
@@ -52,7 +51,7 @@ def folder(tmp_path: Path) -> ProjectFolder:
     info = folder.add("acme", None, {}, {}, now=1_000.0)
 
     async def make() -> None:
-        database = SqliteDatabase(folder.database(info))
+        database = folder.database(info)
         await database.start()
         await SqliteEngine(database, connector.resolver).start()
         await database.stop()
