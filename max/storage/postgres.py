@@ -35,14 +35,14 @@ connections by the transaction may stand before the server.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from ..errors import MaxError, MissingExtra, StorageEmpty, StorageError, StorageUnreachable
-from .database import NONSENSE, Cursor, Database, Values, quoted
+from ..errors import MaxError, MissingExtra, StorageEmpty, StorageError, StorageUnreachable, UsageError
+from .database import NONSENSE, Cursor, Database, LastWrite, Values, opened, quoted
 from .postgres_dialect import LONGEST_NAME, PostgresDialect, casefold_function, is_lost, state_of
 from .workers import Worker
 
@@ -68,6 +68,7 @@ class PostgresConnection:
 
     def __init__(self, raw: psycopg.Connection[Any]) -> None:
         self.raw = raw
+        opened(self)
 
     @property
     def is_closed(self) -> bool:
@@ -252,6 +253,24 @@ class PostgresDatabase(Database):
         finally:
             session.close()
 
+    def last_write(self) -> LastWrite | None:
+        """A mark that differs after every writing here, and after those of others on the server."""
+        session = self._session()
+        try:
+            with translated(self.label):
+                connection = session.begin(READ)
+                if not exists(connection, self.schema):
+                    return None
+                return LastWrite(connection.execute(SNAPSHOT).fetchone()[0], 0.0)
+        finally:
+            session.close()
+
+    @contextmanager
+    def several(self, others: Mapping[str, tuple[str, Database]]) -> Iterator[PostgresConnection]:
+        """UsageError: a statement reads one schema."""
+        raise UsageError("installations on a server cannot be asked together", hint="name one of them")
+        yield
+
     def size(self) -> int:
         """Bytes of the tables and their indexes."""
         with translated(self.label):
@@ -292,6 +311,7 @@ SIZE = """
     SELECT CAST(sum(pg_total_relation_size(c.oid)) AS bigint) FROM pg_class AS c
      WHERE c.relnamespace = to_regnamespace(quote_ident(?)) AND c.relkind IN ('r', 'm')
 """
+SNAPSHOT = "SELECT pg_current_snapshot()::text"  # which transactions are seen: each commit changes it
 EXISTS = "SELECT to_regnamespace(quote_ident(?)) IS NOT NULL"
 
 
