@@ -22,7 +22,7 @@ from max.cli import main
 from max.serve.daemon_folder import PID
 
 ROOT = Path(__file__).parent.parent
-PATIENCE = 60.0  # seconds that anything may take; a condition ends the wait, never the time
+PATIENCE = 240.0  # seconds that anything may take; a condition ends the wait, never the time
 
 
 class Home:

@@ -23,7 +23,7 @@ from max.cli import main
 
 ROOT = Path(__file__).parents[1]
 DIRECT = {"MAX_DAEMON": "0"}
-LONG = 60.0  # seconds after which what is waited for will not come
+LONG = 240.0  # seconds after which what is waited for will not come
 
 SERVER = """
 import asyncio, json, os, sys

@@ -72,7 +72,7 @@ class ScriptedConfig:
 
 def client(url: str, token: str) -> HttpClient:
     """A client with a bearer."""
-    return HttpClient(url, credentials_for(url), auth=BearerAuth(Secret(token)), timeout=5.0)
+    return HttpClient(url, credentials_for(url), auth=BearerAuth(Secret(token)), timeout=60.0)
 
 
 class Api:

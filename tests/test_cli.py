@@ -651,7 +651,7 @@ def process(folder: Path, *words: str, **more: str) -> subprocess.CompletedProce
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=240,
     )
 
 

@@ -790,7 +790,8 @@ def test_p23_a_task_sees_only_its_own_values_and_nothing_remains(
     assert play(source, lambda stage: stage.sync(USERS, NAMES), cap=cap).status is Status.COMPLETED
     assert len(seen) == 3 * len(waits)
     assert all(expected == found for expected, found in seen)
-    assert (MINE.get(), set(threading.enumerate())) == ("unset", threads)
+    assert MINE.get() == "unset"
+    assert set(threading.enumerate()) <= threads
 
 
 def test_a_shared_value_is_loaded_once_for_all_tasks() -> None:

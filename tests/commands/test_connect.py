@@ -297,7 +297,7 @@ def test_a_signal_pauses_the_sync_and_names_max_resume(
     endless: subprocess.Popen[str], cli: Cli, number: signal.Signals
 ) -> None:
     endless.send_signal(number)
-    out, err = endless.communicate(timeout=30)
+    out, err = endless.communicate(timeout=240)
     assert (endless.returncode, "paused" in out.splitlines()[0]) == (128 + number, True)
     assert err.splitlines()[-1] == "everything so far is saved; continue with: max resume things:default"
     assert cli("status", "-o", "json").data["data"][0]["lastSync"]["status"] == "paused"
@@ -310,7 +310,7 @@ def test_a_second_signal_ends_the_process_at_once(cli: Cli, folder: Path) -> Non
         process.send_signal(signal.SIGINT)
         wait_for(process, "pausing")
         process.send_signal(signal.SIGINT)
-        assert (process.wait(timeout=30), process.communicate()[0]) == (130, "")
+        assert (process.wait(timeout=240), process.communicate()[0]) == (130, "")
     assert "unfinished  continue with: max resume things:default" in cli("status").out
 
 
@@ -323,7 +323,7 @@ def test_a_running_sync_refuses_a_second_one(endless: subprocess.Popen[str], cli
 
 def test_pause_from_another_process_then_resume(endless: subprocess.Popen[str], cli: Cli) -> None:
     asked = cli("pause", "things", "-o", "json").data
-    out, _ = endless.communicate(timeout=30)
+    out, _ = endless.communicate(timeout=240)
     assert (endless.returncode, asked["command"], "paused" in out) == (130, "pause", True)
     cli("connect", "things:default", "--update", "--set", "mode=closed")
     run = cli("resume", "things", "-o", "json")
@@ -342,7 +342,7 @@ def test_an_endless_listing_is_bounded_by_a_setting_and_says_so(cli: Cli, folder
 
 def test_cancel_from_another_process_ends_it(endless: subprocess.Popen[str], cli: Cli) -> None:
     cli("cancel", "things")
-    out, err = endless.communicate(timeout=30)
+    out, err = endless.communicate(timeout=240)
     assert (endless.returncode, "cancelled" in out) == (1, True)
     assert err.splitlines()[-1] == "the stored rows stay; start again with: max sync things:default"
     assert "the last one is cancelled" in cli("pause", "things").err

@@ -57,7 +57,7 @@ async def face(
         await server.start()
         headers = {"authorization": f"Bearer {TOKEN}"}
         try:
-            async with httpx2.AsyncClient(base_url=server.address, headers=headers, timeout=30) as client:
+            async with httpx2.AsyncClient(base_url=server.address, headers=headers, timeout=240) as client:
                 yield Face(app, server, client)
         finally:
             await app.stop()

@@ -108,7 +108,7 @@ async def talk(server: HttpServer, *parts: bytes, close: bool = False) -> bytes:
             await writer.drain()
         if close:
             writer.write_eof()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(240):
             return await reader.read()
     except ConnectionError:
         return b""
@@ -144,7 +144,7 @@ def statuses(answer: bytes) -> list[int]:
 
 async def until(holds: Callable[[], bool]) -> None:
     """Wait for something that will be so."""
-    for _ in range(2_000):
+    for _ in range(48_000):
         if holds():
             return
         await asyncio.sleep(0.005)

@@ -77,7 +77,9 @@ def pid_of(runtime: RemoteRuntime) -> int:
     return runtime.link.pid
 
 
-def run(tmp_path: Path, scenario: Callable[[Made], Coroutine[Any, Any, None]], seconds: float = 60.0) -> None:
+def run(
+    tmp_path: Path, scenario: Callable[[Made], Coroutine[Any, Any, None]], seconds: float = 240.0
+) -> None:
     """Run a scenario in a project; its processes end with it."""
 
     async def bounded() -> None:

@@ -151,7 +151,7 @@ def test_what_is_read_in_one_work_belongs_to_one_moment(tmp_path: Path) -> None:
 
 
 def test_readers_go_on_while_the_writer_is_at_work_and_beside_one_another(tmp_path: Path) -> None:
-    meet = threading.Barrier(1 + sqlite.READERS, timeout=10)
+    meet = threading.Barrier(1 + sqlite.READERS, timeout=240)
 
     def work(connection: SqliteConnection) -> list[str]:
         meet.wait()  # passes only when a writer and all readers are inside at once
@@ -249,7 +249,7 @@ def test_nothing_runs_after_stop(path: str) -> None:
     async def main() -> list[threading.Thread]:
         before = set(threading.enumerate())
         database = SqliteDatabase(path)
-        assert set(threading.enumerate()) == before, "nothing runs before start"
+        assert set(threading.enumerate()) <= before, "nothing runs before start"
         await database.start()
         await database.read(lambda c: None)
         await database.stop()
@@ -283,17 +283,17 @@ def test_a_database_that_is_not_open_says_so(path: str, ask: Callable[..., Await
 
 
 def test_a_start_that_is_cancelled_leaves_nothing(tmp_path: Path) -> None:
-    async def main() -> int:
+    async def main() -> set[threading.Thread]:
         database = SqliteDatabase(tmp_path / "data.db")
         starting = asyncio.ensure_future(database.start())
         await asyncio.sleep(0)
         starting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await starting
-        return threading.active_count()
+        return set(threading.enumerate())
 
-    before = threading.active_count()
-    assert asyncio.run(main()) == before
+    before = set(threading.enumerate())
+    assert asyncio.run(main()) <= before
 
 
 # -- errors of the machine ------------------------------------------------------------------
@@ -668,6 +668,6 @@ def test_eight_processes_that_start_at_once_migrate_once(tmp_path: Path) -> None
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
-    assert [process.communicate(timeout=60)[1] for process in processes] == [""] * 8
+    assert [process.communicate(timeout=240)[1] for process in processes] == [""] * 8
     with reader(tmp_path / "data.db") as connection:
         assert connection.execute("SELECT * FROM a").fetchall() == [("once", None)]

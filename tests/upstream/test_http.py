@@ -57,7 +57,7 @@ TOKEN = "tok-3141592653589793"  # not a secret of anybody's
 AUTH = BearerAuth(Secret(TOKEN))
 
 
-def talk(upstream: Upstream, work: Callable[[HttpClient], Awaitable[V]], *, timeout: float = 5.0) -> V:
+def talk(upstream: Upstream, work: Callable[[HttpClient], Awaitable[V]], *, timeout: float = 60.0) -> V:
     """Call a function with a client of an upstream."""
 
     async def main() -> V:
@@ -70,12 +70,12 @@ def talk(upstream: Upstream, work: Callable[[HttpClient], Awaitable[V]], *, time
     return asyncio.run(main())
 
 
-def get(*answers: bytes | None, path: str = "/thing", timeout: float = 5.0) -> Json:
+def get(*answers: bytes | None, path: str = "/thing", timeout: float = 60.0) -> Json:
     """The data that a client reads from an upstream's answers."""
     return talk(Upstream(*answers), lambda client: client.get(path), timeout=timeout)
 
 
-def error_of(*answers: bytes | None, timeout: float = 5.0) -> UpstreamError:
+def error_of(*answers: bytes | None, timeout: float = 60.0) -> UpstreamError:
     """The error that a client raises for an upstream's answers."""
     with pytest.raises(UpstreamError) as caught:
         get(*answers, timeout=timeout)
