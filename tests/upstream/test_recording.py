@@ -13,7 +13,7 @@ import tempfile
 import threading
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -65,6 +65,7 @@ from tests.replays import (
     NAMED,
     SCHEMA,
     Asked,
+    Crowd,
     Upstream,
     answered,
     caller_of,
@@ -333,6 +334,29 @@ class TestSecrets:
             forms = {secret, quote(secret, safe=""), json.dumps(secret)[1:-1], secret.encode().hex()}
             inner = {b64encode(b"\0" * n + secret.encode()).decode()[4:-4] for n in range(3)}
             assert not [form for form in forms | inner if form.encode() in written]
+
+    @pytest.mark.parametrize(
+        "made", [lambda key: f"?key={key}", lambda key: Asked(key), lambda key: [key, {key: 1}]]
+    )
+    def test_p41_no_input_of_a_call_is_recorded_with_a_secret(
+        self, made: Callable[[str], Any], tmp_path: Path
+    ) -> None:
+        key, gone = "a-secret-key", UpstreamMissing("no")
+
+        async def ask(upstream: Upstream, input: Any) -> str:
+            return "everybody"
+
+        asking: Operation[Any, Any, str] = Operation("crowd:crowd:ask", ask)
+
+        async def seed(upstream: Upstream, store: Store) -> SyncPlan:
+            await store.store(Crowd("all", name=await run_operation(asking, upstream, made(key))))
+            return SyncPlan([Step.for_root(Crowd.ref("all")).load_collection(Crowd.people)])
+
+        declared = crowd(Upstream({"0": [gone]}), seeder=seed, operations=[LIST, asking])
+        run(declared, Recording(tmp_path / "t"), key=key)
+        first = entries(tmp_path / "t")[0]
+        assert (first["operation"], first.get("output")) == ("crowd:crowd:ask", "everybody")
+        assert key not in (tmp_path / "t").read_text()
 
     def test_p41_nor_a_secret_that_another_process_stored_during_the_call(self, tmp_path: Path) -> None:
         upstream = Upstream(script(1))
