@@ -43,6 +43,7 @@ COMMANDS = {
     "ls": ("Set up", "setup", "list installations"),
     "completion": ("Set up", "completion", "print a script that completes words in bash, zsh or fish"),
     "audit": ("Set up", "audit", "show who changed what, and who read secrets"),
+    "audit prune": ("Set up", "audit", "remove its old rows, once they are copied into a file"),
     "trust": ("Set up", "trust", "allow the connectors that a project brings along to run"),
     "sync": ("Sync", "sync", "copy what changed into the installation's database"),
     "schedule": ("Sync", "schedule", "sync installations by themselves, again and again"),

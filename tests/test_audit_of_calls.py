@@ -137,6 +137,21 @@ def test_p42_each_command_that_changes_something_leaves_one_row(cli: Cli) -> Non
         assert (row.outcome == "done") == (run.status in (0, 3)), (words, run)
 
 
+def test_a_copy_that_pruning_made_is_read_and_checked_by_its_name(cli: Cli) -> None:
+    cli("sync", "acme:default")
+    head = cli("audit", "--verify", "-o", "json").data["head"]
+    assert cli("audit", "prune", "--before", "0s", "--to", "old.db", "-o", "json").data["removed"] == 3
+    assert [row.action for row in new_rows(0)] == ["audit prune"]
+    now = cli("audit", "--verify", "-o", "json").data
+    assert (now["whole"], now["rows"], now["pruned"]) == (True, 1, 3)
+    assert cli("audit", "--verify", "--head", head).status == 1
+    assert cli("audit", "--verify", "--head", head, "--of", "old.db").status == 0
+    old = cli("audit", "--of", "old.db", "-o", "json").data
+    assert [row["action"] for row in old["data"]] == ["init", "connect", "sync"]
+    assert cli("audit", "--of", "nothing.db").status == 2
+    assert cli("audit", "prune", "--before", "90d", "--to", "other.db", "-o", "json").data["removed"] == 0
+
+
 READING = ["search acme AcmeUser", "count acme AcmeTask", "status", "runs", "watch --once", "health", "audit"]
 READING += [
     "audit --verify",

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
+from .console import console
 from .framework import Answer, Ending, Options, table
 from .parser import Parser
 from .tables import Column
@@ -13,6 +14,8 @@ from .terminal import line_width
 from .text import counted, iso_time, json_text, short_time
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..installations.project_folder import ProjectFolder
     from ..model.audit import AuditRow
     from ..model.values import Json
@@ -31,6 +34,7 @@ def configure_audit(parser: Parser) -> None:
     parser.add_argument("--verify", action="store_true", help=about)
     about = "with --verify: also that the row with this digest, which was noted before, is still there"
     parser.add_argument("--head", metavar="DIGEST", help=about)
+    parser.add_argument("--of", metavar="FILE", help="read a copy that `max audit prune` has made")
     parser.add_examples(
         "max audit",
         "max audit --since 2d -o json",
@@ -50,13 +54,14 @@ def run_audit(options: Options) -> Answer:
     if options.head:
         raise UsageError("--head goes with --verify")
     limit = options.limit or SHOWN
-    found = audit_rows(project, since=since(options.since), limit=limit + 1)
+    path = copy_of(options)
+    found = audit_rows(project, since=since(options.since), limit=limit + 1, copy=path)
     rows, more = found[-limit:], len(found) > limit
     notes = [
         f"not ended: {one['action']} {one['installation']} by {one['user']} ({one['process']})".replace(
             "  ", " "
         )
-        for one in unfinished_changes(project)
+        for one in ([] if path else unfinished_changes(project))
     ]
     ending = Ending(
         len(rows), None, more, go_on=("--limit", str(4 * limit)), advice=f"more: --limit {4 * limit}"
@@ -66,6 +71,36 @@ def run_audit(options: Options) -> Answer:
     return options.listing(
         [as_json(one) for one in rows], lambda: shown(rows), notes, columns=COLUMNS, ending=lambda: ending
     )
+
+
+def configure_audit_prune(parser: Parser) -> None:
+    """``max audit prune``."""
+    parser.add_argument("--before", metavar="TIME", required=True, help="remove rows older than this: 90d")
+    about = "a new file, into which all rows are copied first"
+    parser.add_argument("--to", metavar="FILE", required=True, help=about)
+    parser.add_examples(
+        "max audit prune --before 90d --to audit-2026.db",
+        "max audit --of audit-2026.db --verify",
+    )
+
+
+def run_audit_prune(options: Options) -> Answer:
+    """Remove old rows, which are in a copy then."""
+    from ..installations.audit import prune_audit
+
+    project, copy = options.found_project(), console().file(options.to)
+    removed = prune_audit(project, before=since(options.before), copy=copy.absolute())
+    lines = [f"{counted(removed, 'row')} removed; all that there were are in {copy}"]
+    notes = [f"to read them: max audit --of {copy}"]
+    return options.answer({"removed": removed, "copy": str(copy)}, lambda: lines, notes)
+
+
+def copy_of(options: Options) -> Path | None:
+    """The copy that ``--of`` names; UsageError when it is not there."""
+    path = None if options.of is None else console().file(options.of)
+    if path is not None and not path.is_file():
+        raise UsageError(f"there is no file {path}", hint="max audit prune makes copies")
+    return path
 
 
 def since(text: str | None) -> float:
@@ -82,16 +117,18 @@ def verified(options: Options, project: ProjectFolder) -> Answer:
     """Whether the chain is whole."""
     from ..installations.audit import check_audit
 
-    found = check_audit(project, head=options.head or "")
+    found = check_audit(project, head=options.head or "", copy=copy_of(options))
     head = found.digest[:HEAD]
     data = {
         "whole": not found.problems,
         "problems": list(found.problems),
-        "rows": found.number,
+        "rows": found.number - found.pruned,
+        "pruned": found.pruned,
         "head": found.digest,
         "unfinished": found.unfinished,
     }
-    whole = f"{counted(found.number, 'row')}, none changed, added or taken out"
+    older = f", behind {counted(found.pruned, 'older one')} that were pruned" if found.pruned else ""
+    whole = f"{counted(found.number - found.pruned, 'row')}{older}, none changed, added or taken out"
     lines = [*found.problems] or [f"{whole}; the newest has the digest {head}" if head else whole]
     notes = (
         [f"keep the digest elsewhere, then check with it: max audit --verify --head {head}"] if head else []

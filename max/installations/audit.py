@@ -27,15 +27,18 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from ..core import in_thread
-from ..errors import MaxError, describe
+from ..errors import MaxError, ProjectError, UsageError, describe
 from ..model.audit import AuditCheck, AuditRow, Outcome
 from ..model.settings import InstallationInfo
 from ..model.values import Json
 from ..storage import audit_log
 from ..storage.leases import describe_worker, new_worker
 from .actor import actor
+from .files import sync_folder, write_file
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..storage.database import Database
     from .project_folder import ProjectFolder
 
@@ -262,16 +265,55 @@ def _short(facts: dict[str, Json]) -> dict[str, Json]:
 # -- reading -----------------------------------------------------------------------------------
 
 
-def audit_rows(folder: ProjectFolder, *, since: float = 0.0, limit: int = MOST_ROWS) -> list[AuditRow]:
-    """The newest rows since a time (seconds since the epoch), oldest first."""
-    return audit_log.rows(folder.audit_database(), since=since, limit=limit)[::-1]
+def audit_rows(
+    folder: ProjectFolder, *, since: float = 0.0, limit: int = MOST_ROWS, copy: Path | None = None
+) -> list[AuditRow]:
+    """The newest rows since a time (seconds since the epoch), oldest first; those of a copy, if given."""
+    return audit_log.rows(folder.audit_database(copy), since=since, limit=limit)[::-1]
 
 
-def check_audit(folder: ProjectFolder, *, head: str = "") -> AuditCheck:
-    """Whether the chain is whole; ``head`` is a digest that was noted elsewhere, or its beginning."""
-    return audit_log.check(folder.audit_database(), head=head)
+def check_audit(folder: ProjectFolder, *, head: str = "", copy: Path | None = None) -> AuditCheck:
+    """Whether the chain is whole, or that of a copy.
+
+    ``head`` is a digest that was noted elsewhere, or its beginning.
+    """
+    return audit_log.check(folder.audit_database(copy), head=head)
 
 
 def unfinished_changes(folder: ProjectFolder) -> Sequence[dict[str, Json]]:
     """The changes that have begun and not ended."""
     return [dict(one) for one in audit_log.unfinished(folder.audit_database())]
+
+
+# -- pruning -----------------------------------------------------------------------------------
+
+
+def prune_audit(folder: ProjectFolder, *, before: float, copy: Path) -> int:
+    """Copy all rows into a new file, then remove those that ended before a time; how many.
+
+    Nothing is removed when the chain is not whole (ProjectError), for it would no longer show that, or when
+    the file is there already (UsageError).  A crash leaves the rows, or the copy of them, or both.
+    """
+    database = folder.writable_audit()
+    if database is None:
+        raise ProjectError(
+            f"{folder.root} is not this user's to change", hint="ask its owner to prune the audit"
+        )
+    try:
+        write_file(copy, b"")  # which only its owner can read
+    except FileExistsError:
+        raise UsageError(f"{copy} is there already", hint="name a new file for the copy") from None
+    try:
+        audit_log.copy(database, folder.audit_database(copy))
+        found = check_audit(folder, copy=copy)
+        if found.problems:
+            raise ProjectError(
+                f"the audit is not whole, so that nothing was removed: {found.problems[0]}",
+                hint="max audit --verify names all that is wrong; move .max/audit.db away to begin a new one",
+            )
+    except BaseException:
+        copy.unlink(missing_ok=True)
+        raise
+    sync_folder(copy.parent)
+    row = _row(folder, new_worker(), audit_log.PRUNED, "", {"copy": str(copy)})
+    return audit_log.prune(database, row, before=before, until=found.number, now=time.time())

@@ -169,11 +169,11 @@ class ProjectFolder:
 
         return SqliteDatabase(self._folder(info) / DATABASE, durability=info.settings.durability)
 
-    def audit_database(self) -> SqliteDatabase:
-        """The project's audit, for reading."""
+    def audit_database(self, copy: Path | None = None) -> SqliteDatabase:
+        """The project's audit, or a copy of it, for reading."""
         from ..storage.sqlite import SqliteDatabase
 
-        return SqliteDatabase(self.root / FOLDER / AUDIT)
+        return SqliteDatabase(copy or self.root / FOLDER / AUDIT)
 
     def writable_audit(self) -> SqliteDatabase | None:
         """The same for writing; None when this user may not write to the project.

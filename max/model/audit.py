@@ -39,10 +39,12 @@ class AuditCheck(Struct):
     """What is wrong with the audit's chain, in words; and where it ends.
 
     ``number`` and ``digest`` are those of the newest row; 0 and empty without any.  ``unfinished``
-    are changes that have begun and not ended.
+    are changes that have begun and not ended.  ``pruned`` is the number of the last row that was removed
+    after it was copied; 0 when none was.
     """
 
     problems: Sequence[str]
     number: int
     digest: str
     unfinished: int
+    pruned: int = 0

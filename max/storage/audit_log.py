@@ -7,6 +7,10 @@ the digest of the newest row, so that rows that were cut off at the end are miss
 **What this does not show.**  There is no secret in it: who may write the file can make the chain
 again from any row on, head included.  Only a digest that was kept elsewhere shows that (``check``).
 
+**Pruning.**  Old rows may be removed, once they were copied.  The transaction that removes them adds a row,
+PRUNED, with the number and the digest of the last of them: the chain begins behind that one.  That row is in
+the chain, so that taking away more rows than it names breaks the chain.
+
 **Intent and outcome.**  A change is noted in ``_max_audit_intent`` before it begins.  When it has ended,
 one transaction takes the note away and adds the row.  A note that is left means that its process
 ended in between: the next one that writes adds its row, with the outcome ``unknown``.
@@ -27,10 +31,11 @@ from typing import Any, TypeVar
 from ..model.audit import AuditCheck, AuditRow, Outcome
 from ..model.values import Json
 from .catalogue import has_part, migrate
-from .database import Connection, Database, decoding
+from .database import NONSENSE, Connection, Database, decoding
 from .leases import is_gone
 
 T = TypeVar("T")
+PRUNED = "audit prune"  # the action of the row that says which were removed
 FORGOTTEN = 86_400.0  # seconds after which a change has ended, where no system can say it
 PAGE = 1_000  # rows that are checked at a time
 
@@ -71,6 +76,11 @@ INTENTS = "SELECT id, began_at, worker, row FROM _max_audit_intent ORDER BY id"
 NEWEST = f"SELECT {COLUMNS} FROM audit WHERE at >= ? ORDER BY number DESC LIMIT ?"
 FOLLOWING = f"SELECT {COLUMNS} FROM audit WHERE number > ? ORDER BY number LIMIT {PAGE}"
 HEAD = "SELECT number, digest FROM _max_audit_head"
+MOVE_HEAD = "UPDATE _max_audit_head SET number = ?, digest = ?"
+NEWEST_PRUNED = "SELECT facts FROM audit WHERE action = ? ORDER BY number DESC LIMIT 1"
+FIRST_SINCE = "SELECT min(number) FROM audit WHERE at >= ?"
+OLD = "SELECT number, digest FROM audit WHERE number < ? ORDER BY number DESC LIMIT 1"
+PRUNE = "DELETE FROM audit WHERE number <= ?"
 WHO = ("user", "process", "via", "action", "installation", "facts")  # what an intent knows
 
 # -- writing -----------------------------------------------------------------------------------
@@ -131,7 +141,7 @@ def _append(
     digest = _digest(before, values)
     values[WHO.index("facts") + 3] = json.dumps(row["facts"])
     connection.execute(INSERT, (*values, digest))
-    connection.execute("UPDATE _max_audit_head SET number = ?, digest = ?", (number + 1, digest))
+    connection.execute(MOVE_HEAD, (number + 1, digest))
 
 
 def _digest(before: str, values: Sequence[Json]) -> str:
@@ -140,6 +150,33 @@ def _digest(before: str, values: Sequence[Json]) -> str:
 
     text = json.dumps([before, *values], sort_keys=True, separators=(",", ":"))
     return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def copy(database: Database, target: Database) -> None:
+    """Write all rows into another audit log, which is new."""
+    with database.reader() as source, target.writer() as made:
+        migrate(made, OWNER, MIGRATIONS)
+        number = 0
+        while page := source.execute(FOLLOWING, (number,)).fetchall():
+            made.executemany(INSERT, page)
+            number = page[-1][0]
+        made.execute(MOVE_HEAD, source.execute(HEAD).fetchone())
+
+
+def prune(database: Database, row: Mapping[str, Json], *, before: float, until: int, now: float) -> int:
+    """Remove the rows up to the first that ended at ``before`` or later; how many.
+
+    Rows with numbers above ``until`` stay.  When some are removed, a row is added that says so.
+    """
+    with database.writer() as connection:
+        first = connection.execute(FIRST_SINCE, (before,)).fetchone()[0]
+        last = connection.execute(OLD, (until + 1 if first is None else min(first, until + 1),)).fetchone()
+        if last is None:
+            return 0
+        removed = connection.execute(PRUNE, (last[0],)).rowcount
+        facts: dict[str, Json] = {"rows": removed, "through": last[0], "digest": last[1]}
+        _append(connection, {**row, "facts": {**row["facts"], **facts}}, now, "done", "", now=now)
+    return removed
 
 
 # -- reading -----------------------------------------------------------------------------------
@@ -175,7 +212,8 @@ def check(database: Database, *, head: str = "") -> AuditCheck:
 
 def _check(connection: Connection, head: str) -> AuditCheck:
     problems: list[str] = []
-    number, before, found = 0, "", False
+    pruned, before = _beginning(connection)
+    number, found = pruned, False
     while page := connection.execute(FOLLOWING, (number,)).fetchall():
         for values in page:
             if values[0] != number + 1:
@@ -190,7 +228,17 @@ def _check(connection: Connection, head: str) -> AuditCheck:
     elif (last, digest) != (number, before):
         problems.append(f"row {number} was not written by Max: the newest was row {last}")
     unfinished = connection.execute(f"SELECT count(*) FROM ({INTENTS}) AS intents").fetchone()[0]
-    return AuditCheck((*problems, *_lost(head, found=found)), number, before, unfinished)
+    return AuditCheck((*problems, *_lost(head, found=found)), number, before, unfinished, pruned)
+
+
+def _beginning(connection: Connection) -> tuple[int, str]:
+    """The number and the digest of the row behind which the chain begins."""
+    found = connection.execute(NEWEST_PRUNED, (PRUNED,)).fetchone()
+    try:
+        facts: Any = {"through": 0, "digest": ""} if found is None else json.loads(found[0])
+        return int(facts["through"]), str(facts["digest"])
+    except NONSENSE:  # it was changed, as its digest shows
+        return 0, ""
 
 
 def _lost(head: str, *, found: bool) -> list[str]:

@@ -8,15 +8,16 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from max.core import in_thread
-from max.errors import ProjectError, UnknownName
+from max.errors import ProjectError, StorageError, UnknownName, UsageError
 from max.installations.actor import acting_as
 from max.installations.audit import (
     InstallationAudit,
@@ -24,6 +25,7 @@ from max.installations.audit import (
     audited,
     audited_call,
     check_audit,
+    prune_audit,
     recorded_elsewhere,
     unfinished_changes,
 )
@@ -207,6 +209,84 @@ def test_a_chain_that_was_made_again_is_found_by_a_digest_that_was_kept_elsewher
     read(folder, "a")
     assert check_audit(folder).problems == ()
     assert len(check_audit(folder, head=known.digest).problems) == 1
+
+
+# -- pruning -----------------------------------------------------------------------------------
+
+
+def aged(folder: ProjectFolder, count: int) -> list[AuditRow]:
+    """The rows of that many readings, each of another moment."""
+    for n in range(count):
+        before = time.time()
+        while time.time() == before:
+            pass
+        read(folder, str(n))
+    return audit_rows(folder)
+
+
+@settings(max_examples=25)
+@given(st.data())
+def test_p42_what_is_left_after_pruning_is_a_chain_and_the_copy_has_all(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    folder = made(tmp_path_factory.mktemp("p"))
+    rows = aged(folder, data.draw(st.integers(1, 5)))
+    for turn in range(data.draw(st.integers(1, 3))):
+        kept = data.draw(st.integers(0, len(rows)))
+        before, copy = [*(row.at for row in rows), time.time() + 1][kept], folder.root / f"{turn}.db"
+        assert prune_audit(folder, before=before, copy=copy) == kept
+        assert audit_rows(folder, copy=copy) == rows
+        assert check_audit(folder, copy=copy, head=rows[-1].digest).problems == ()
+        left = audit_rows(folder)
+        assert left[: len(rows) - kept] == rows[kept:]
+        assert [row.action for row in left[len(rows) - kept :]] == ["audit prune"] * (kept > 0)
+        assert check_audit(folder).problems == ()
+        rows = left
+    row = data.draw(st.sampled_from(rows)).number
+    deleted = spoil(folder, lambda db: db.execute(f"DELETE FROM audit WHERE number = {row}"))
+    assert any(one.startswith("row") and f"{row}" in one for one in deleted)
+
+
+@pytest.mark.parametrize("facts", ["{}", "[", '{"through": 1, "digest": "0"}', '{"through": "x"}'])
+def test_a_chain_does_not_begin_where_a_changed_row_says(folder: ProjectFolder, facts: str) -> None:
+    aged(folder, 3)
+    prune_audit(folder, before=time.time() + 1, copy=folder.root / "a.db")
+    problems = spoil(folder, lambda db: db.execute("UPDATE audit SET facts = ?", (facts,)))
+    assert problems[-1] in ("rows 1 to 3 are missing", "rows 2 to 3 are missing")
+
+
+def test_a_chain_that_is_not_whole_is_not_pruned(folder: ProjectFolder) -> None:
+    aged(folder, 3)
+    spoil(folder, lambda db: db.execute("DELETE FROM audit WHERE number = 2"))
+    with pytest.raises(ProjectError, match="row 2 is missing"):
+        prune_audit(folder, before=time.time() + 1, copy=folder.root / "a.db")
+    assert [row.number for row in audit_rows(folder)] == [1, 3]
+    assert not (folder.root / "a.db").exists()
+
+
+def test_pruning_writes_over_no_file(folder: ProjectFolder) -> None:
+    rows = aged(folder, 2)
+    (folder.root / "a.db").write_text("mine")
+    with pytest.raises(UsageError, match="is there already"):
+        prune_audit(folder, before=time.time() + 1, copy=folder.root / "a.db")
+    assert (folder.root / "a.db").read_text() == "mine"
+    assert audit_rows(folder) == rows
+
+
+def test_rows_are_removed_and_that_is_recorded_in_one_transaction(folder: ProjectFolder) -> None:
+    rows = aged(folder, 2)
+    full = "CREATE TRIGGER full BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'full'); END"
+    spoil(folder, lambda db: db.execute(full))
+    with pytest.raises(StorageError):
+        prune_audit(folder, before=time.time() + 1, copy=folder.root / "a.db")
+    assert audit_rows(folder) == rows
+    assert audit_rows(folder, copy=folder.root / "a.db") == rows
+
+
+def test_only_its_owner_can_read_a_copy(folder: ProjectFolder) -> None:
+    aged(folder, 1)
+    prune_audit(folder, before=0.0, copy=folder.root / "a.db")
+    assert (folder.root / "a.db").stat().st_mode & 0o777 == 0o600
 
 
 KILLED = """
