@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time
 from itertools import repeat
-from operator import attrgetter
+from operator import add, attrgetter
 from types import NoneType
 from typing import Any, cast
 
@@ -104,21 +105,22 @@ def _decode_json(holds: FieldType, column: Column) -> Column:
 
 def encode_column(holds: FieldType, column: Column) -> Column:
     """A whole column as it is stored; InvalidColumn when a value is invalid."""
-    kinds = set(map(type, column))
+    kinds, values = set(map(type, column)), column
     if NoneType in kinds:
         if not holds.optional:
             raise InvalidColumn
         kinds.discard(NoneType)
+        values = [value for value in column if value is not None]
     if not kinds:
         return column
     if holds.kind is Kind.DATETIME and kinds == {str}:
-        return _iso_datetime(holds, column, [v for v in column if v is not None])
+        return _iso_datetime(holds, column, values)
     if holds.choices:
         return _choices(holds, column)
     plain = PLAIN.get(holds.kind)
     if plain is None or not kinds <= plain:
         return _encode_each(holds, column)
-    return _ENCODE_PLAIN[holds.kind](holds, column, [v for v in column if v is not None])
+    return _ENCODE_PLAIN[holds.kind](holds, column, values)
 
 
 def _encode_each(holds: FieldType, column: Column) -> Column:
@@ -147,7 +149,7 @@ def id_lists(column: Column) -> Column | None:
     return [f'["{text}"]' if one else "[]" for one, text in zip(column, texts, strict=True)]
 
 
-def _joined(values: list[str]) -> str:
+def _joined(values: Sequence[str]) -> str:
     """All texts as one; InvalidColumn when UTF-8 cannot encode them."""
     joined = "".join(values)
     if not joined.isascii():
@@ -158,19 +160,19 @@ def _joined(values: list[str]) -> str:
     return joined
 
 
-def _plain_text(_: FieldType, column: Column, values: list[str]) -> Column:
+def _plain_text(_: FieldType, column: Column, values: Sequence[str]) -> Column:
     if "\0" not in _joined(values):
         return column
     return [value and value.replace("\0", REPLACED) for value in column]
 
 
-def _plain_integer(_: FieldType, column: Column, values: list[int]) -> Column:
+def _plain_integer(_: FieldType, column: Column, values: Sequence[int]) -> Column:
     if min(values) < -INTEGER_LIMIT or max(values) >= INTEGER_LIMIT:
         raise InvalidColumn
     return column
 
 
-def _plain_real(_: FieldType, column: Column, values: list[float]) -> Column:
+def _plain_real(_: FieldType, column: Column, values: Sequence[float]) -> Column:
     try:
         floats = list(map(float, values))
     except OverflowError:  # of an integer
@@ -180,31 +182,36 @@ def _plain_real(_: FieldType, column: Column, values: list[float]) -> Column:
     return floats if len(floats) == len(column) else [value and float(value) for value in column]
 
 
-def _plain_datetime(holds: FieldType, column: Column, values: list[datetime]) -> Column:
+def _plain_datetime(holds: FieldType, column: Column, values: Sequence[datetime]) -> Column:
     if set(map(id, map(_ZONE, values))) != {id(UTC)}:
         return _encode_each(holds, column)
-    widths = set(map(len, texts := list(map(datetime.isoformat, values))))
-    if len(texts) < len(column) or len(widths) > 1:
+    if len(values) < len(column):
         return [None if value is None else utc_text(value) for value in column]
-    return [text[:19] for text in texts] if widths == {25} else [text[:26].rstrip("0") for text in texts]
+    days = list(map(datetime.date, values))  # many times are of one day
+    begun = {day: f"{day.isoformat()}T" for day in set(days)}
+    clocks = list(map(time.isoformat, map(datetime.time, values)))
+    if set(map(len, clocks)) != {8}:
+        clocks = [clock if len(clock) == 8 else clock.rstrip("0") for clock in clocks]
+    return list(map(add, map(begun.__getitem__, days), clocks))
 
 
-def _iso_datetime(holds: FieldType, column: Column, values: list[str]) -> Column:
+def _iso_datetime(holds: FieldType, column: Column, values: Sequence[str]) -> Column:
     """Texts as APIs send them, ``2026-01-31T09:30:00.125Z``, stored as they are without the zone."""
     if not _same_shape(values):
         return _encode_each(holds, column)
     try:
-        for _ in map(datetime.fromisoformat, values):
-            pass
+        deque(map(datetime.fromisoformat, values), maxlen=0)
     except ValueError:  # there is a leap second, or an invalid time
         return _encode_each(holds, column)
     end = _common_end(values)
     if end is None:
         return [None if value is None else value[:-1].rstrip("0").rstrip(".") for value in column]
-    return [value and value[:end] for value in column]
+    if len(values) < len(column):
+        return [value and value[:end] for value in column]
+    return [value[:end] for value in values]
 
 
-def _same_shape(values: list[str]) -> bool:
+def _same_shape(values: Sequence[str]) -> bool:
     """Whether all are UTC times of one width, seen by the nth characters of all of them at once.
 
     Then only the moments are left to be checked.
@@ -216,7 +223,7 @@ def _same_shape(values: list[str]) -> bool:
     return all(set(joined[at::width]) == {sign} for at, sign in signs)
 
 
-def _common_end(values: list[str]) -> int | None:
+def _common_end(values: Sequence[str]) -> int | None:
     """Where all texts end without trailing zeros and the zone; None when not at one place."""
     width, joined = len(values[0]), "".join(values)
     if width == 20 or all(set(joined[at::width]) == {"0"} for at in range(20, width - 1)):
@@ -224,11 +231,11 @@ def _common_end(values: list[str]) -> int | None:
     return None if "0" in joined[width - 2 :: width] else width - 1
 
 
-def _plain_date(_: FieldType, column: Column, values: list[date]) -> Column:
+def _plain_date(_: FieldType, column: Column, values: Sequence[date]) -> Column:
     return [None if value is None else value.isoformat() for value in column]
 
 
-def _plain_ref(holds: FieldType, column: Column, values: list[Ref[Any]]) -> Column:
+def _plain_ref(holds: FieldType, column: Column, values: Sequence[Ref[Any]]) -> Column:
     targets, scopes = set(map(_TARGET, values)), set(map(id, map(_SCOPE, values)))
     ids = list(map(_ID, values))
     if targets != {holds.target} and not all(map(holds.points_at, targets)):
@@ -240,7 +247,7 @@ def _plain_ref(holds: FieldType, column: Column, values: list[Ref[Any]]) -> Colu
     return ids if len(ids) == len(column) else [None if value is None else value.id for value in column]
 
 
-_ENCODE_PLAIN: dict[Kind, Callable[[FieldType, Column, list[Any]], Column]] = {
+_ENCODE_PLAIN: dict[Kind, Callable[[FieldType, Column, Column], Column]] = {
     Kind.TEXT: _plain_text,
     Kind.INTEGER: _plain_integer,
     Kind.REAL: _plain_real,

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from datetime import date
+from datetime import date, datetime
 from functools import partial
 from itertools import islice
 from operator import attrgetter, itemgetter
@@ -35,8 +35,8 @@ AS_THEY_ARE: Mapping[Kind, frozenset[type]] = {
     Kind.INTEGER: frozenset({int}),
     Kind.REAL: frozenset({float, int}),
     Kind.BOOLEAN: frozenset({bool}),
-    Kind.DATETIME: frozenset({str}),
-    Kind.DATE: frozenset({str}),
+    Kind.DATETIME: frozenset({str, datetime}),
+    Kind.DATE: frozenset({str, date}),
 }
 # The types that the text of a value may be parsed to.
 PARSED: Mapping[Kind, tuple[type, ...]] = {
