@@ -190,7 +190,10 @@ def _plain_datetime(holds: FieldType, column: Column, values: Sequence[datetime]
     days = list(map(datetime.date, values))  # many times are of one day
     begun = {day: f"{day.isoformat()}T" for day in set(days)}
     clocks = list(map(time.isoformat, map(datetime.time, values)))
-    if set(map(len, clocks)) != {8}:
+    widths = set(map(len, clocks))
+    if widths == {15}:
+        clocks = [clock.rstrip("0") for clock in clocks]
+    elif widths != {8}:
         clocks = [clock if len(clock) == 8 else clock.rstrip("0") for clock in clocks]
     return list(map(add, map(begun.__getitem__, days), clocks))
 

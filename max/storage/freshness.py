@@ -446,7 +446,7 @@ class Freshness(RenameOwner):
         with decoding("loads"):
             if loads <= LOADS_TOO_MANY * kept:
                 return
-        for mapping in self._mappings.values():
+        for mapping in self._mappings.values() if kept else ():  # rows name all loads of a first sync
             table = quoted(mapping.table)
             unused = [
                 f"id NOT IN (SELECT {column} FROM {table} WHERE {column} IS NOT NULL)"

@@ -39,7 +39,7 @@ from ..model.entities import Entity, FieldOf, ManyOf, Ref
 from .database import Connection, RenameOwner, Targets
 from .freshness import PagePosition, histogram
 from .removals import LISTINGS, Removals
-from .rows import TableMapping
+from .rows import TableMapping, in_a_row
 
 if TYPE_CHECKING:
     from ..model.loaders import Resolver
@@ -94,6 +94,17 @@ ADD_MEMBERS = """
     SELECT :listing, _row, :generation FROM {table} WHERE _id IN {set:ids} AND _removed_at IS NULL
     ON CONFLICT (listing, child) DO UPDATE SET generation = excluded.generation
      WHERE _max_membership.generation <> excluded.generation
+"""
+IN_A_ROW = "SELECT _id FROM {table} WHERE _row BETWEEN ? AND ? AND _removed_at IS NULL"
+RENEW_IN_A_ROW = """
+    UPDATE _max_membership SET generation = :generation
+     WHERE listing = :listing AND child BETWEEN :first AND :last AND generation <> :generation
+"""
+ADD_IN_A_ROW = """
+    INSERT INTO _max_membership (listing, child, generation)
+    SELECT :listing, _row, :generation FROM {table}
+     WHERE _row BETWEEN :first AND :last AND _removed_at IS NULL
+    ON CONFLICT (listing, child) DO NOTHING
 """
 CLOSE_LISTING = """
     UPDATE _max_listing
@@ -198,11 +209,18 @@ class Membership(RenameOwner):
         groups: Sequence[EncodedRows],
         position: PagePosition,
         unknown: int,
+        newest: float,
     ) -> None:
-        """The rows of a page are members of its listing; ``unknown`` more were listed and not stored."""
+        """The rows of a page are members of its listing; ``unknown`` more were listed and not stored.
+
+        All rows whose numbers are greater than ``newest`` are of this page.
+        """
         child = self._mappings[listing.collection.child.__name__]
-        ids = connection.dialect.array(chain.from_iterable(rows.ids for rows in groups))
-        added = connection.execute(child.sql(ADD_MEMBERS), {**position._asdict(), "ids": ids}).rowcount
+        ids = [*chain.from_iterable(rows.ids for rows in groups)]
+        added = _add_in_a_row(connection, child, ids, position, newest)
+        if added < len(ids):
+            values = {**position._asdict(), "ids": connection.dialect.array(ids)}
+            added += connection.execute(child.sql(ADD_MEMBERS), values).rowcount
         if not listing.last and not listing.late:
             sql = "UPDATE _max_listing SET shown = shown + ? WHERE id = ?"
             connection.execute(sql, (added + unknown, position.listing))
@@ -433,6 +451,25 @@ class Membership(RenameOwner):
         connection.execute(f"DELETE FROM _max_membership WHERE listing IN {listings}", values)
         connection.execute(f"UPDATE _max_missing SET listing = NULL WHERE listing IN {listings}", values)
         connection.execute(f"DELETE FROM _max_listing WHERE {which}", values)
+
+
+def _add_in_a_row(
+    connection: Connection,
+    child: TableMapping[Any],
+    ids: Sequence[str],
+    position: PagePosition,
+    newest: float,
+) -> int:
+    """Rows that are numbered one after another are members, without a search for each; how many are new."""
+    numbers = in_a_row(connection, child, ids)
+    if numbers is None:
+        return 0
+    values = {**position._asdict(), "first": numbers[0], "last": numbers[1]}
+    if numbers[0] > newest:
+        return connection.execute(child.sql(ADD_IN_A_ROW), values).rowcount
+    if {id for (id,) in connection.execute(child.sql(IN_A_ROW), numbers)} != set(ids):
+        return 0
+    return connection.execute(RENEW_IN_A_ROW, values).rowcount
 
 
 def _with_parents(

@@ -26,11 +26,12 @@ from ..errors import InvalidEntity
 from ..model.columns import EncodedRows, InvalidColumn, decode_column, encode_column, shared
 from ..model.entities import E, Entity, check_entity
 from ..model.values import Kind, are_ids, is_id
-from .database import Dialect, quoted
+from .database import Connection, Dialect, quoted
 
 BITS = 62  # fields in one bitmap: it stays positive, and exact in every JSON reader that has integers
 
 SLICE = 500  # rows that are decoded at once
+MANY = 20  # rows for which it is worth a statement to see whether they lie together
 
 MOVED = "_moved_at_"  # how the columns begin that have when a watched field moved
 NEVER = "-1e308"  # before every time, as SQL writes it
@@ -202,6 +203,21 @@ def _by_fields(records: list[dict[str, Any]]) -> dict[tuple[str, ...], list[dict
     for values in records:
         groups.setdefault(tuple(values), []).append(values)
     return groups
+
+
+def in_a_row(
+    connection: Connection, mapping: TableMapping[Any], ids: Sequence[str]
+) -> tuple[int, int] | None:
+    """The least and the greatest number of rows that may be numbered one after another, if there are many.
+
+    Rows that a first listing brought together are, and later listings often bring the same.  Only
+    the first and the last of them were looked at.
+    """
+    if len(ids) < MANY:
+        return None
+    sql = mapping.sql("SELECT min(_row), max(_row) FROM {table} WHERE _id IN (?, ?)")
+    first, last = connection.execute(sql, (ids[0], ids[-1])).fetchone()
+    return (first, last) if first is not None and last - first == len(ids) - 1 else None
 
 
 def speaks_for(alias: str) -> str:

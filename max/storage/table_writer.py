@@ -15,8 +15,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from itertools import chain
-from typing import Any, Self
+from itertools import chain, islice
+from typing import Any, Self, TypeAlias
 
 from ..model.columns import EncodedRows
 from ..model.delivery import Delivery, WriteResult
@@ -42,7 +42,7 @@ from .freshness import (
 )
 from .known_pages import KnownPages
 from .quarantine import Quarantine, ValidatedRows
-from .rows import TableMapping, load_column
+from .rows import MANY, TableMapping, in_a_row, load_column
 from .tables import OWNER, VERSIONS, Tables
 
 MIGRATIONS = (
@@ -134,10 +134,12 @@ class TableWriter(Tables):
         position = self._open_listing(connection, delivery)
         at = delivery.requested_at if dated else None
         lists = self.inline_lists.read(connection, came, at) if self._has_inline else {}
-        counts = self._store_rows(connection, delivery, named, validated, at, position)
+        counts = self._store_named(connection, delivery, named, at)
+        newest = self._newest_row(connection, delivery)
+        self._store_rows(connection, delivery, validated, at, position, counts)
         number = self.removals.apply_tombstones(connection, removed, delivery.requested_at)
         self.quarantine.forget(connection, removed)
-        self._record_members(connection, delivery, validated, position)
+        self._record_members(connection, delivery, validated, position, newest)
         if lists:
             self.inline_lists.link(connection, lists, came, named, delivery.requested_at)
         if position is not None and delivery.listing is not None:
@@ -182,27 +184,43 @@ class TableWriter(Tables):
             self.freshness.keep(connection, child, listing.unread, delivery.requested_at)
         return position
 
-    def _store_rows(
+    def _store_named(
         self,
         connection: Connection,
         delivery: Delivery,
         named: Sequence[ValidatedRows],
+        at: float | None,
+    ) -> dict[str, int]:
+        """Store the members that rows name themselves; how many of each entity are new."""
+        moved_at = _moved_at(delivery)
+        found = {one.mapping.entity.__name__: self._store_new(connection, one, at, moved_at) for one in named}
+        return {name: number for name, number in found.items() if number}
+
+    def _newest_row(self, connection: Connection, delivery: Delivery) -> float:
+        """The greatest row number of what a listing lists, before its page is stored; inf: not asked for."""
+        if delivery.listing is None or len(delivery.entities) < MANY:
+            return math.inf
+        child = self.mapping(delivery.listing.collection.child)
+        newest: int = connection.execute(child.sql("SELECT coalesce(max(_row), 0) FROM {table}")).fetchone()[
+            0
+        ]
+        return newest
+
+    def _store_rows(
+        self,
+        connection: Connection,
+        delivery: Delivery,
         validated: Sequence[ValidatedRows],
         at: float | None,
         position: PagePosition | None,
-    ) -> dict[str, int]:
-        """Store the rows of every entity; how many of each count."""
-        moved_at = delivery.received_at or delivery.requested_at  # what is requested after that is as new
+        counts: dict[str, int],
+    ) -> None:
+        """Store the rows of every entity, and add up how many of each count."""
         place = None if delivery.listing is not None and delivery.listing.late else position
-        counts: dict[str, int] = {}
-        for one in named:
-            if number := self._store_new(connection, one, at, moved_at):
-                counts[one.mapping.entity.__name__] = number
         for one in validated:
-            if number := self._store(connection, delivery, one, at, place, moved_at):
+            if number := self._store(connection, delivery, one, at, place, _moved_at(delivery)):
                 name = one.mapping.entity.__name__
                 counts[name] = counts.get(name, 0) + number
-        return counts
 
     def _store(
         self,
@@ -248,6 +266,7 @@ class TableWriter(Tables):
         delivery: Delivery,
         validated: Sequence[ValidatedRows],
         position: PagePosition | None,
+        newest: float,
     ) -> None:
         """Store the members of the page, and with the last page the end of the listing or the feed."""
         listing, changes = delivery.listing, delivery.changes
@@ -261,7 +280,7 @@ class TableWriter(Tables):
                 unknown = self._unknown(connection, child, rows.quarantined, rows.invalid)
                 unknown += self._unknown(connection, child, len(unread), unread)
                 groups = [*rows.existing, EncodedRows((), unread, [])] if unread else rows.existing
-                self.membership.add_members(connection, listing, groups, position, unknown)
+                self.membership.add_members(connection, listing, groups, position, unknown, newest)
                 if listing.last:
                     received_at = delivery.received_at or delivery.requested_at
                     self.membership.close_listing(connection, listing, position, at=received_at)
@@ -385,11 +404,9 @@ class TableWriter(Tables):
         for rows in groups:
             moved = [moved_at for name in mapping.moved_columns if name in rows.names]
             values = list(rows.tuples(*mapping.bitmap_values(rows.names), *loads, *moved))
-            whole = len(values) - len(values) % TOGETHER if len(rows.names) < WIDE else 0
-            for start in range(0, whole, TOGETHER):
-                together = chain.from_iterable(values[start : start + TOGETHER])
-                connection.execute(_statement(mapping, rows.names, covered, TOGETHER), list(together))
-            connection.executemany(_statement(mapping, rows.names, covered, 1), values[whole:])
+            if numbers := in_a_row(connection, mapping, rows.ids):
+                values = _changed(connection, mapping, (rows.names, covered), values, moved, numbers)
+            _upsert_all(connection, mapping, (rows.names, covered), values)
             alone = [name for name in rows.names if mapping.load_groups[name] not in covered]
             if alone and at is not None:
                 self.freshness.record(connection, mapping, rows.ids, alone, synced_at=at, recorded_at=at)
@@ -495,6 +512,51 @@ def by_type(*parts: Sequence[Entity]) -> dict[type[Entity], Sequence[Entity]]:
             some = entities if len(kinds) == 1 else [one for one in entities if type(one) is kind]
             found[kind] = [*found[kind], *some] if kind in found else some
     return found
+
+
+def _moved_at(delivery: Delivery) -> float:
+    """When what came is noted to have moved: what is requested after that is as new."""
+    return delivery.received_at or delivery.requested_at
+
+
+Written: TypeAlias = tuple[tuple[str, ...], tuple[int, ...]]  # the fields of rows, and their load groups
+
+
+def _changed(
+    connection: Connection,
+    mapping: TableMapping[Any],
+    written: Written,
+    values: list[tuple[Any, ...]],
+    moved: Sequence[float],
+    numbers: tuple[int, int],
+) -> list[tuple[Any, ...]]:
+    """The rows that an upsert would change, of rows that are probably numbered from one number to another.
+
+    Rows that were first stored together lie together.  To read and to compare them takes half as
+    long as an upsert, which looks for each.
+    """
+    names, load_groups = written
+    columns = ["_id", *map(quoted, names)]
+    bits = zip(map(quoted, mapping.bitmaps), mapping.bitmap_values(names), strict=True)
+    columns += [f"{bitmap} & {wanted}" for bitmap, wanted in bits]
+    columns += [quoted(load_column(group)) for group in load_groups]
+    columns += ["?"] * len(moved)  # it stays when the field does
+    sql = f"SELECT {', '.join(columns)} FROM {{table}} WHERE _row BETWEEN ? AND ? AND _removed_at IS NULL"
+    stored = {row[0]: row for row in connection.execute(mapping.sql(sql), (*moved, *numbers))}
+    return [row for row in values if stored.get(row[0]) != row]
+
+
+def _upsert_all(
+    connection: Connection, mapping: TableMapping[Any], written: Written, values: Sequence[tuple[Any, ...]]
+) -> None:
+    """Upsert rows, many with a statement."""
+    if not values:
+        return
+    width, left = TOGETHER * len(values[0]), iter(values)
+    flat = chain.from_iterable(left)
+    for _ in range(len(values) // TOGETHER if len(written[0]) < WIDE else 0):
+        connection.execute(_statement(mapping, *written, TOGETHER), list(islice(flat, width)))
+    connection.executemany(_statement(mapping, *written, 1), left)
 
 
 def _statement(
