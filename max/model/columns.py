@@ -105,11 +105,16 @@ def _decode_json(holds: FieldType, column: Column) -> Column:
 
 def encode_column(holds: FieldType, column: Column) -> Column:
     """A whole column as it is stored; InvalidColumn when a value is invalid."""
-    kinds, values = set(map(type, column)), column
+    return encode_kinds(holds, column, set(map(type, column)))
+
+
+def encode_kinds(holds: FieldType, column: Column, kinds: set[type]) -> Column:
+    """The same for a column that has values of these types."""
+    values = column
     if NoneType in kinds:
         if not holds.optional:
             raise InvalidColumn
-        kinds.discard(NoneType)
+        kinds = kinds - {NoneType}
         values = [value for value in column if value is not None]
     if not kinds:
         return column

@@ -668,6 +668,7 @@ class _Declared:
     _stored: dict[str, Any]  # the values of a record that a database held, with the ids of its refs
     _refs: Mapping[str, type[Entity]]  # of such a record: which entity each ref is of
     _fields: ClassVar[dict[str, Field[Any]]] = {}
+    _known: ClassVar[frozenset[str]] = frozenset()  # the names of the fields
     _collections: ClassVar[dict[str, Many[Any]]] = {}
     _inline: ClassVar[tuple[str, ...]] = ()  # the collections whose members come with the row
     _types: ClassVar[dict[str, FieldType] | None] = None
@@ -698,12 +699,13 @@ class _Declared:
         cls._inline = tuple(n for n, m in cls._collections.items() if m.inline is not None)
         declared |= {name: cls._collections[name].field() for name in cls._inline}
         cls._fields = {n: f for n, f in declared.items() if isinstance(f, Field)}
+        cls._known = frozenset(cls._fields)
         cls._types = cls._children = None
         refuse_reserved_names(cls)
         _check_sources(cls)
 
     def __init__(self, /, id: str, **values: Any) -> None:
-        if not values.keys() <= self._fields.keys():
+        if not self._known.issuperset(values):
             unknown = ", ".join(sorted(values.keys() - self._fields.keys()))
             listed = values.keys() & self._collections.keys() - self._fields.keys()
             hint = "; a row names members of a collection that is declared with inline=" if listed else ""

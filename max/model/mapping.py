@@ -24,7 +24,7 @@ from types import NoneType
 from typing import Any, cast, overload
 
 from ..errors import NOTHING, MaxError
-from .columns import Column, EncodedRows, InvalidColumn, encode_column, encode_one, id_lists
+from .columns import Column, EncodedRows, InvalidColumn, encode_column, encode_kinds, encode_one, id_lists
 from .entities import ID_EXPECTED, E, Entity, FieldOf, FieldType, Ref, Source
 from .struct import short
 from .values import InvalidValue, Json, Kind, are_ids, datetime_of, is_id
@@ -421,9 +421,9 @@ def _encoded_whole(holds: FieldType, column: Column) -> Column:
     kinds = set(map(type, column))
     if holds.kind is Kind.REF and kinds <= {str, NoneType}:
         return _checked_ids(holds, column)
-    if not kinds <= AS_THEY_ARE.get(holds.kind, frozenset()) | {NoneType}:
-        column = [converted(holds, value) for value in column]
-    return encode_column(holds, column)
+    if kinds - {NoneType} <= AS_THEY_ARE.get(holds.kind, frozenset()):
+        return encode_kinds(holds, column, kinds)
+    return encode_column(holds, [converted(holds, value) for value in column])
 
 
 def _checked_ids(holds: FieldType, column: Column) -> Column:

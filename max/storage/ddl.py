@@ -146,6 +146,7 @@ def create_table(connection: Connection, mapping: TableMapping[Any]) -> None:
     if not present:
         lines = ", ".join(f"{quoted(name)} {kind}" for name, kind in columns.items())
         connection.execute(mapping.sql(f"CREATE TABLE {{table}} ({lines})"))
+        _index_removed(connection, mapping.table)  # empty while nothing is removed
         return
     for name, kind in columns.items():
         if name not in present:
@@ -220,13 +221,17 @@ def _create_view(
 
 
 def build_indexes(connection: Connection, mappings: Mapping[str, TableMapping[Any]]) -> None:
-    """Index the refs by which collections are read, and removed rows: cheapest after a bulk load."""
+    """Index the refs by which collections are read, cheapest after a bulk load, and removed rows."""
     for mapping in mappings.values():
-        _index(connection, mapping.table, "_removed_at", " WHERE _removed_at IS NOT NULL")
+        _index_removed(connection, mapping.table)
         for name in mapping.entity.children():
             many: ManyOf[Any, Any] = ManyOf(mapping.entity, name)
             if many.by is not None:
                 _index(connection, mappings[many.child.__name__].table, many.by.name)
+
+
+def _index_removed(connection: Connection, table: str) -> None:
+    _index(connection, table, "_removed_at", " WHERE _removed_at IS NOT NULL")
 
 
 def _index(connection: Connection, table: str, column: str, condition: str = "") -> None:

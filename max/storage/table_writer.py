@@ -13,7 +13,7 @@ Rule 3: a response never replaces a value that a later request brought (see fres
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import chain, islice
 from typing import Any, Self, TypeAlias
@@ -403,10 +403,11 @@ class TableWriter(Tables):
             loads = [self.freshness.record_load(connection, mapping, fields, at, position)] * len(covered)
         for rows in groups:
             moved = [moved_at for name in mapping.moved_columns if name in rows.names]
-            values = list(rows.tuples(*mapping.bitmap_values(rows.names), *loads, *moved))
+            constants = (*mapping.bitmap_values(rows.names), *loads, *moved)
+            values: Iterable[tuple[Any, ...]] = rows.tuples(*constants)
             if numbers := in_a_row(connection, mapping, rows.ids):
                 values = _changed(connection, mapping, (rows.names, covered), values, moved, numbers)
-            _upsert_all(connection, mapping, (rows.names, covered), values)
+            _upsert_all(connection, mapping, (rows.names, covered), values, 1 + len(constants))
             alone = [name for name in rows.names if mapping.load_groups[name] not in covered]
             if alone and at is not None:
                 self.freshness.record(connection, mapping, rows.ids, alone, synced_at=at, recorded_at=at)
@@ -526,7 +527,7 @@ def _changed(
     connection: Connection,
     mapping: TableMapping[Any],
     written: Written,
-    values: list[tuple[Any, ...]],
+    values: Iterable[tuple[Any, ...]],
     moved: Sequence[float],
     numbers: tuple[int, int],
 ) -> list[tuple[Any, ...]]:
@@ -547,16 +548,21 @@ def _changed(
 
 
 def _upsert_all(
-    connection: Connection, mapping: TableMapping[Any], written: Written, values: Sequence[tuple[Any, ...]]
+    connection: Connection,
+    mapping: TableMapping[Any],
+    written: Written,
+    values: Iterable[tuple[Any, ...]],
+    others: int,
 ) -> None:
-    """Upsert rows, many with a statement."""
-    if not values:
-        return
-    width, left = TOGETHER * len(values[0]), iter(values)
-    flat = chain.from_iterable(left)
-    for _ in range(len(values) // TOGETHER if len(written[0]) < WIDE else 0):
-        connection.execute(_statement(mapping, *written, TOGETHER), list(islice(flat, width)))
-    connection.executemany(_statement(mapping, *written, 1), left)
+    """Upsert rows, many with a statement; each has so many ``others`` beside the values of its fields."""
+    width = len(written[0]) + others
+    flat, together = chain.from_iterable(values), TOGETHER if len(written[0]) < WIDE else 1
+    some = list(islice(flat, together * width))
+    while len(some) == together * width:
+        connection.execute(_statement(mapping, *written, together), some)
+        some = list(islice(flat, together * width))
+    if some:
+        connection.executemany(_statement(mapping, *written, 1), zip(*[iter(some)] * width, strict=True))
 
 
 def _statement(
