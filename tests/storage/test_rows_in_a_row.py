@@ -25,7 +25,7 @@ SCHEMA = Schema([SHELF, THING], roots=[SHELF])
 NEVER = 10**9  # rows: more than any page has
 
 
-class Listed(NamedTuple):
+class Brought(NamedTuple):
     """A page: the ids that it lists, those whose size has changed or did not come, and what is gone."""
 
     ids: list[int]
@@ -36,11 +36,11 @@ class Listed(NamedTuple):
 
 
 KNOWN = 12  # things that are stored before, in order
-FIRST = Listed(list(range(KNOWN)), frozenset(), frozenset(), frozenset(), 0)
+FIRST = Brought(list(range(KNOWN)), frozenset(), frozenset(), frozenset(), 0)
 
 
 @st.composite
-def pages(draw: st.DrawFn) -> Listed:
+def pages(draw: st.DrawFn) -> Brought:
     """Mostly ids in order, as sources list them; one has another's place, or they are in any order."""
     first = draw(st.integers(0, 8))
     ids = list(range(first, first + draw(st.integers(1, 8))))
@@ -50,7 +50,7 @@ def pages(draw: st.DrawFn) -> Listed:
     if draw(st.integers(0, 3)) == 0:
         ids = draw(st.permutations(ids))
     some = st.frozensets(st.integers(0, KNOWN), max_size=2)
-    return Listed(ids, draw(some), draw(some), draw(some), draw(st.integers(0, 1)))
+    return Brought(ids, draw(some), draw(some), draw(some), draw(st.integers(0, 1)))
 
 
 @contextmanager
@@ -62,7 +62,7 @@ def lying_together_from(many: int) -> Iterator[None]:
         yield
 
 
-def store(connection: SqliteConnection, tables: TableWriter, number: int, page: Listed) -> None:
+def store(connection: SqliteConnection, tables: TableWriter, number: int, page: Brought) -> None:
     """Store a page as the whole of a listing."""
     shelf, at = SHELF.ref(f"s{page.shelf}"), 10.0 + number
     things = []
@@ -76,7 +76,7 @@ def store(connection: SqliteConnection, tables: TableWriter, number: int, page: 
         tables.write(connection, Delivery(things, at, listing, gone))
 
 
-def everything(pages: Sequence[Listed], many: int) -> dict[str, list[Any]]:
+def everything(pages: Sequence[Brought], many: int) -> dict[str, list[Any]]:
     """Every row of every table after these listings."""
     opened = sqlite3.connect(MEMORY, isolation_level=None, factory=SqliteConnection)
     with closing(opened) as connection, lying_together_from(many):
@@ -93,7 +93,7 @@ def everything(pages: Sequence[Listed], many: int) -> dict[str, list[Any]]:
 
 @given(st.lists(pages(), min_size=1, max_size=6))
 def test_rows_that_are_read_together_are_stored_as_rows_that_are_looked_up_one_by_one(
-    listed: list[Listed],
+    listed: list[Brought],
 ) -> None:
     assert everything(listed, 2) == everything(listed, NEVER)
 
@@ -105,7 +105,7 @@ def test_an_unchanged_listing_writes_no_row_and_a_changed_one_only_what_changed(
         with transaction(connection):
             tables.apply(connection)
             tables.write(connection, Delivery([SHELF("s0")], 1.0))
-        page = Listed(list(range(50)), frozenset(), frozenset(), frozenset(), 0)
+        page = Brought(list(range(50)), frozenset(), frozenset(), frozenset(), 0)
         store(connection, tables, 0, page)
         written: list[str] = []
         connection.set_trace_callback(written.append)
