@@ -270,7 +270,7 @@ class _SyncLoop:
             self.publisher.waiting(due, settled.waiting, limits, reason)
         elif not idle:
             limits = self._calls.waits_at()
-            reason = self._executor.context.credentials.redactor.text(self._calls.waits_after())
+            reason = self._executor.context.credentials.redactor.message(self._calls.waits_after())
         known = (len(self._leased), settled.waiting, due, limits, reason)
         self.publisher.report(self._progress(Status.RUNNING, *known))
 

@@ -38,7 +38,6 @@ from max.model.tasks import CHILDREN_PAGE, ExpandTask, LoadFieldsTask, NewTask, 
 from max.storage.leases import new_worker
 from max.sync.retries import TRIES
 from max.sync.task_graph import expand
-from max.upstream.credentials import Credential, CredentialProvider, MemoryCredentials
 from max.upstream.operations import Limit, Operation, Retry, operation
 from tests.sample import sample
 from tests.scenes import (
@@ -292,25 +291,6 @@ def test_half_a_surrogate_pair_in_a_bookmark_fails_its_listing_alone(word: str) 
         (Status.FAILED, 1),
         (Status.PARTIAL, 1),
     }
-
-
-def test_p41_the_error_for_which_a_task_waits_is_published_without_the_secret() -> None:
-    token = Credential("token")
-    provider = CredentialProvider(MemoryCredentials({"token": "a-secret-token"}), [token])
-
-    async def body(stage: Stage) -> str:
-        await provider.get(token)
-        context = replace(stage.executor.context, credentials=provider)
-        executor = SyncExecutor(stage.store, context, worker=new_worker())
-        await executor.start()
-        try:
-            handle = await executor.begin(SyncPlan([USERS]))
-            return repr([(event.kind, event.facts) async for event in handle.events()])
-        finally:
-            await executor.stop()
-
-    shown = play(Source(users=[Offline("who is a-secret-token?"), users("a")]), body)
-    assert ("who is ***?" in shown, "a-secret" in shown) == (True, False)
 
 
 def test_a_permanent_failure_is_not_retried() -> None:
