@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeAlias
 from .core import Lifecycle, Runtime, in_thread, logger
 from .errors import DaemonRunning, MaxError
 from .installations.files import FOLDER
-from .installations.project_folder import ProjectFolder
+from .installations.project_manager import ProjectManager, folder_of
 from .model.struct import Struct
 from .project import Project, assemble
 from .runtime import LifecycleManager
@@ -92,7 +92,7 @@ class Daemon:
 
     def __init__(
         self,
-        folder: ProjectFolder,
+        folder: ProjectManager,
         options: DaemonOptions | None = None,
         commands: Commands | None = None,
         *,
@@ -101,7 +101,7 @@ class Daemon:
         from . import __version__
 
         self.options = options or DaemonOptions()
-        self.folder = DaemonFolder(folder.root)
+        self.folder = DaemonFolder(folder_of(folder))
         self.project: Project[Runtime] = Project(
             folder, runtimes=isolated if self.options.isolate else assemble
         )
@@ -317,7 +317,7 @@ class DaemonProcess:
 
 
 def run_daemon(
-    folder: ProjectFolder,
+    folder: ProjectManager,
     options: DaemonOptions,
     commands: Commands | None = None,
     *,

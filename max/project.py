@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Self, TypeAl
 from .core import InstallationInfo, Runtime, Sync, SyncOptions, in_thread
 from .errors import MaxError, ProjectError, StorageEmpty, UnknownName
 from .installations.project_folder import ProjectFolder
+from .installations.project_manager import ProjectManager
 from .model.values import Json
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
     R = TypeVarWithDefault("R", bound=Runtime, default="InstallationRuntime", covariant=True)
 else:
     R = TypeVar("R")
-Runtimes: TypeAlias = Callable[[ProjectFolder, InstallationInfo], R]  # makes one that is not started
+Runtimes: TypeAlias = Callable[[ProjectManager, InstallationInfo], R]  # makes one that is not started
 
 
 def threaded(method: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
@@ -89,7 +90,7 @@ class Project(Generic[R]):
 
     def __init__(
         self,
-        folder: ProjectFolder,
+        folder: ProjectManager,
         *,
         runtimes: Runtimes[R] | None = None,
         clock: Callable[[], float] = time.time,
@@ -105,7 +106,7 @@ class Project(Generic[R]):
         self._schedule_watchers: set[Callable[[], None]] = set()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({str(self.folder.root)!r}, {len(self.list_runtimes())} in use)"
+        return f"{type(self).__name__}({self.folder.label!r}, {len(self.list_runtimes())} in use)"
 
     @classmethod
     def find(cls, path: Path | str = ".") -> Self:
@@ -650,7 +651,7 @@ class Project(Generic[R]):
         if str(runtime.info) != str(info):
             raise ProjectError(
                 f"{runtime.info} and {info} have the same id",
-                hint=f"one is a copy of the other: change the id in {self.folder.file(info)}",
+                hint=f"one is a copy of the other: change the id beside {self.folder.place_of_data(info)}",
             )
         return runtime
 
@@ -775,7 +776,7 @@ class Project(Generic[R]):
 
 
 def assemble(
-    folder: ProjectFolder,
+    folder: ProjectManager,
     info: InstallationInfo,
     recording: UpstreamAccess | None = None,
     flow: FlowController | None = None,

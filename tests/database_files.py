@@ -5,14 +5,21 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from max.installations.project_folder import ProjectFolder
+from max.installations.project_manager import ProjectManager
 from max.model.settings import InstallationInfo
 from max.storage.sqlite import SqliteConnection, SqliteDatabase
 
 
-def data_file(folder: ProjectFolder, info: InstallationInfo) -> Path:
+def data_file(project: ProjectManager, info: InstallationInfo) -> Path:
     """The file in which an installation's data is, or will be."""
-    return Path(folder.database(info).path)
+    file = project.database(info).file
+    assert file is not None
+    return file
+
+
+def installation_file(project: ProjectManager, info: InstallationInfo) -> Path:
+    """The file that makes it an installation."""
+    return data_file(project, info).with_name("installation.json")
 
 
 def reader(path: Path) -> AbstractContextManager[SqliteConnection]:

@@ -16,11 +16,12 @@ from max.core import InstallationInfo
 from max.errors import InvalidAnswers, ProjectError, StorageError, SyncError, UnknownName, UpstreamBroken
 from max.installations.onboarding import OnboardingResult
 from max.installations.project_folder import ProjectFolder
+from max.installations.project_manager import folder_of
 from max.model.tasks import Status
 from max.model.values import Json
 from max.project import Project
 from max.upstream.operations import Limits
-from tests.database_files import data_file
+from tests.database_files import data_file, installation_file
 from tests.off_loop import file_calls
 from tests.sample import Thing, events, refusals, source
 
@@ -35,7 +36,7 @@ def project(tmp_path: Path) -> Project:
 @pytest.fixture
 def running(project: Project) -> Iterator[Project]:
     """A project with a connector of its own, and installations one, two and stuck."""
-    folder = project.folder.root / "connectors"
+    folder = folder_of(project.folder) / "connectors"
     folder.mkdir()
     (folder / "max_sample.py").write_text(source("sample"))
     for name in ("one", "two", "stuck"):
@@ -49,13 +50,13 @@ class TestOpening:
     """``Project.open``."""
 
     def test_a_project_is_found_from_below_and_not_made_twice(self, running: Project) -> None:
-        below = running.folder.root / "a" / "b"
+        below = folder_of(running.folder) / "a" / "b"
         below.mkdir(parents=True)
 
         async def main() -> None:
             for create in (False, True):
                 async with Project.open(below, create=create) as project:
-                    assert project.folder.root == running.folder.root
+                    assert folder_of(project.folder) == folder_of(running.folder)
 
         asyncio.run(main())
         assert not (below / ".max").exists()
@@ -73,9 +74,9 @@ class TestOpening:
 
     def test_its_runtimes_are_stopped_at_the_end_even_after_an_error(self, running: Project) -> None:
         async def main() -> None:
-            async with Project.open(running.folder.root) as project:
+            async with Project.open(folder_of(running.folder)) as project:
                 await project.runtime("sample", "one")
-                assert repr(project) == f"Project({str(running.folder.root)!r}, 1 in use)"
+                assert repr(project) == f"Project({str(folder_of(running.folder))!r}, 1 in use)"
                 raise UpstreamBroken("midway")
 
         with pytest.raises(UpstreamBroken, match="midway"):
@@ -107,7 +108,7 @@ connector = sample(
 @pytest.fixture
 def locked(running: Project) -> Iterator[Project]:
     """The same, with a connector that needs a value and a secret, and with an url another secret."""
-    (running.folder.root / "connectors" / "max_locked.py").write_text(LOCKED)
+    (folder_of(running.folder) / "connectors" / "max_locked.py").write_text(LOCKED)
     yield running
     sys.modules.pop("max_locked", None)
 
@@ -302,7 +303,7 @@ class TestLoop:
 
     def test_a_thousand_installations_are_listed_beside_the_loop(self, project: Project) -> None:
         info = project.folder.add("acme", "n0", {}, {}, now=NOW)
-        first = project.folder.file(info)
+        first = installation_file(project.folder, info)
         for number in range(1, 1000):
             file = first.parents[1] / f"n{number}" / first.name
             file.parent.mkdir()
@@ -515,7 +516,7 @@ class TestRuntimes:
 
     def test_a_copy_with_the_same_id_is_refused(self, running: Project) -> None:
         one, two = running.folder.target("sample:one"), running.folder.target("sample:two")
-        path = running.folder.file(two)
+        path = installation_file(running.folder, two)
         path.write_text(path.read_text().replace(two.id, one.id))
 
         async def main() -> None:

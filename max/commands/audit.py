@@ -16,7 +16,7 @@ from .text import counted, iso_time, json_text, short_time
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ..installations.project_folder import ProjectFolder
+    from ..installations.project_manager import ProjectManager
     from ..model.audit import AuditRow
     from ..model.values import Json
 
@@ -113,7 +113,7 @@ def since(text: str | None) -> float:
     return found
 
 
-def verified(options: Options, project: ProjectFolder) -> Answer:
+def verified(options: Options, project: ProjectManager) -> Answer:
     """Whether the chain is whole."""
     from ..installations.audit import check_audit
 

@@ -24,7 +24,7 @@ from .parser import Parser
 
 if TYPE_CHECKING:
     from ..core import InstallationInfo
-    from ..installations.project_folder import ProjectFolder
+    from ..installations.project_manager import ProjectManager
     from ..model.entities import Entity, FieldType
     from ..query.reader import Reader
 
@@ -259,7 +259,7 @@ class _Line:
 
     # -- the project and its data
 
-    def _project(self) -> ProjectFolder:
+    def _project(self) -> ProjectManager:
         return console().find_project(self.folder)
 
     def _only_installation(self) -> InstallationInfo | None:

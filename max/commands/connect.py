@@ -17,6 +17,7 @@ from ..installations.config import config_defaults
 from ..installations.credential_file import StoredSecrets
 from ..installations.onboarding import OnboardingResult, bound, destination_of, onboard, revised
 from ..installations.project_folder import ProjectFolder
+from ..installations.project_manager import ProjectManager, folder_of
 from ..installations.secret_sources import read_secret
 from .console import console
 from .framework import Answer, Options, only_target, readers
@@ -61,7 +62,7 @@ def run_connect(options: Options) -> Answer:
     existing = only_target(project, options.name) if options.update else None
     connector_name, name = (existing.connector, existing.name) if existing else _new_name(project, options)
     connector = project.connector(existing) if existing else project.registry.resolve(connector_name)
-    notes = [f"created a project in {project.root}"] if new else []
+    notes = [f"created a project in {project.label}"] if new else []
     action, named = ("reconfigure", existing) if existing else ("connect", f"{connector_name}:{name or ''}")
     with project.audited(action, named) as facts:
         found = asyncio.run(onboarded(connector, options, project, existing))
@@ -76,7 +77,7 @@ def run_connect(options: Options) -> Answer:
     return options.answer(installation_json(info), lambda: [f"{verb} {info}"], notes)
 
 
-def _new_name(project: ProjectFolder, options: Options) -> tuple[str, str | None]:
+def _new_name(project: ProjectManager, options: Options) -> tuple[str, str | None]:
     """The connector of a new installation, and its name if it was given; an error when it cannot be its."""
     word = options.name or _chosen_source(project, options)
     connector, colon, name = word.partition(":")
@@ -90,7 +91,7 @@ def _new_name(project: ProjectFolder, options: Options) -> tuple[str, str | None
     return connector, name or None
 
 
-def _chosen_source(project: ProjectFolder, options: Options) -> str:
+def _chosen_source(project: ProjectManager, options: Options) -> str:
     """The connector that the person at the terminal chooses; UsageError with all of them elsewhere."""
     about = {name: _description(project, name) for name in project.registry.names()}
     size = max(map(len, about), default=0)
@@ -103,7 +104,7 @@ def _chosen_source(project: ProjectFolder, options: Options) -> str:
     return asyncio.run(prompter.choose("Connect which source?", list(lines.items()), several=False))[0]
 
 
-def _description(project: ProjectFolder, name: str) -> str:
+def _description(project: ProjectManager, name: str) -> str:
     """What a connector says of itself; of one that cannot be loaded, why."""
     try:
         return project.registry.resolve(name).description
@@ -111,7 +112,7 @@ def _description(project: ProjectFolder, name: str) -> str:
         return f"(cannot be used: {error.message})"
 
 
-def _second_name(project: ProjectFolder, connector: str, options: Options, notes: list[str]) -> str:
+def _second_name(project: ProjectManager, connector: str, options: Options, notes: list[str]) -> str:
     """The name of an installation that was given none: asked for where the connector has one already."""
     usual = project.free_name(connector, None)
     if not any(info.connector == connector for info in project.installations()):
@@ -143,7 +144,7 @@ def _destination(connector: AnyConnector, found: OnboardingResult) -> list[str]:
     return [f"its secrets are sent to {found.destination or 'no address'} alone"]
 
 
-def project_or_new(options: Options) -> tuple[ProjectFolder, bool]:
+def project_or_new(options: Options) -> tuple[ProjectManager, bool]:
     """The project; or this folder, and True, when it must become one first."""
     try:
         return options.found_project(), False
@@ -154,7 +155,7 @@ def project_or_new(options: Options) -> tuple[ProjectFolder, bool]:
 
 
 async def onboarded(
-    connector: AnyConnector, options: Options, project: ProjectFolder, existing: InstallationInfo | None
+    connector: AnyConnector, options: Options, project: ProjectManager, existing: InstallationInfo | None
 ) -> OnboardingResult:
     """The result of the connector's onboarding; it asks questions on a terminal only."""
     given: dict[str, object] = dict(existing.config) if existing else {}
@@ -173,7 +174,7 @@ async def onboarded(
 
 
 def updated(
-    project: ProjectFolder, connector: AnyConnector, existing: InstallationInfo, found: OnboardingResult
+    project: ProjectManager, connector: AnyConnector, existing: InstallationInfo, found: OnboardingResult
 ) -> InstallationInfo:
     """Store what the onboarding changed; what others changed since it began stays."""
     config = {key: one for key, one in found.config.items() if existing.config.get(key, ...) != one}
@@ -198,11 +199,11 @@ def pairs(option: str, words: Sequence[str]) -> dict[str, str]:
 
 
 def add_installation(
-    project: ProjectFolder, connector: str, name: str | None, found: OnboardingResult, *, new: bool
+    project: ProjectManager, connector: str, name: str | None, found: OnboardingResult, *, new: bool
 ) -> InstallationInfo:
     """Store a new installation; a ``new`` project is created first."""
     if new:
-        ProjectFolder.init(project.root)
+        ProjectFolder.init(folder_of(project))
     given = (found.config, found.secrets)
     return project.add(connector, name, *given, now=time.time(), destination=found.destination)
 

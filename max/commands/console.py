@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import TextIO
 
-    from ..installations.project_folder import ProjectFolder
+    from ..installations.project_manager import ProjectManager
     from .framework import Options
 
 
@@ -57,7 +57,7 @@ class Console:
 
         return Path(path)
 
-    def find_project(self, folder: str) -> ProjectFolder:
+    def find_project(self, folder: str) -> ProjectManager:
         """The project of a folder, which may be relative to the current one; ProjectError without any."""
         from ..installations.project_folder import ProjectFolder  # printing needs none of it
 

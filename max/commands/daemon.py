@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import DaemonError, MaxError, NotFound, UsageError
 from ..installations.audit import audited
-from ..installations.project_folder import ProjectFolder
+from ..installations.project_manager import ProjectManager, folder_of
 from ..model.periods import parse_duration
 from ..serve.daemon_folder import ADDRESS, LOG, DaemonFolder
 from .console import console
@@ -37,11 +37,11 @@ LIST = ("project", "state", "pid", "since", "version", "options", "folder")
 LOGGED = ("time", "level", "part", "message")
 
 
-def found(options: Options) -> tuple[ProjectFolder, DaemonFolder]:
+def found(options: Options) -> tuple[ProjectManager, DaemonFolder]:
     """The project that the options name, and the place of its daemon; another user's project is refused."""
     project = options.found_project()
     project.refuse_foreign()
-    return project, DaemonFolder(project.root)
+    return project, DaemonFolder(folder_of(project))
 
 
 # -- starting and stopping -------------------------------------------------------------------------
@@ -201,11 +201,11 @@ def run_daemon_run(options: Options) -> Answer:
     return Answer(())
 
 
-def commands(options: Options, project: ProjectFolder) -> ForwardedCommands:
+def commands(options: Options, project: ProjectManager) -> ForwardedCommands:
     """What answers the commands of this project that are forwarded."""
     from .forwarded import ForwardedCommands
 
-    return ForwardedCommands(project.root, options.answer_words)
+    return ForwardedCommands(folder_of(project), options.answer_words)
 
 
 def be_daemon(options: Options, ready: Callable[[], None]) -> None:
@@ -231,7 +231,7 @@ def run_daemon_status(options: Options) -> Answer:
     from ..serve.daemon_process import state_of
 
     project = options.found_project()
-    folder = DaemonFolder(project.root)
+    folder = DaemonFolder(folder_of(project))
     state = state_of(folder)
     if state.state != "running":
         return options.answer(state.to_json(), partial(down_text, folder, state), status=DOWN)
@@ -271,7 +271,7 @@ class InstallationFacts(NamedTuple):
 
 
 def installation_facts(
-    project: ProjectFolder, info: InstallationInfo, since: float | None
+    project: ProjectManager, info: InstallationInfo, since: float | None
 ) -> InstallationFacts:
     """What is stored about an installation; a file that cannot be read says nothing."""
     from ..query.reader import open_reader
@@ -376,7 +376,7 @@ def run_daemon_logs(options: Options) -> Answer:
     """Show the last lines of the daemon's log."""
     from ..serve.daemon_log import follow, parsed, tail
 
-    log = Path(DaemonFolder(options.found_project().root).file(LOG))
+    log = Path(DaemonFolder(folder_of(options.found_project())).file(LOG))
     if options.follow:
         if options.output not in ("text", "ndjson"):
             raise UsageError(f"-f never ends, which {options.output} cannot be", hint="use text or ndjson")

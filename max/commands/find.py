@@ -18,7 +18,7 @@ from .text import Paint, counted, cut_hash, display_width, number, pad, sanitize
 
 if TYPE_CHECKING:
     from ..core import InstallationInfo
-    from ..installations.project_folder import ProjectFolder
+    from ..installations.project_manager import ProjectManager
 
 MORE = 4  # times as many hits are proposed when there are more
 WIDE = 100  # cells of a line that has room for a snippet beside the title
@@ -63,7 +63,7 @@ def run_find(options: Options) -> Answer:
     return found(options, project, targets, text)
 
 
-def first_of(project: ProjectFolder) -> str:
+def first_of(project: ProjectManager) -> str:
     """The installation to begin with."""
     return next(map(str, project.installations()), "acme:default")
 
@@ -73,7 +73,9 @@ def listed(text: str | None) -> list[str]:
     return [word.strip() for word in (text or "").split(",") if word.strip()]
 
 
-def found(options: Options, project: ProjectFolder, targets: Sequence[InstallationInfo], text: str) -> Answer:
+def found(
+    options: Options, project: ProjectManager, targets: Sequence[InstallationInfo], text: str
+) -> Answer:
     """What was found, and what makes it less than the whole."""
     from ..query.find import find
 
@@ -177,7 +179,7 @@ def painted(text: Marked, room: int | None, paint: Paint) -> str:
 # -- the index ---------------------------------------------------------------------------------
 
 
-def checked(options: Options, project: ProjectFolder, targets: Sequence[InstallationInfo]) -> Answer:
+def checked(options: Options, project: ProjectManager, targets: Sequence[InstallationInfo]) -> Answer:
     """Each index compared with its rows; exit status 1 when one differs."""
     from ..query.find import check_index
 
@@ -189,7 +191,7 @@ def checked(options: Options, project: ProjectFolder, targets: Sequence[Installa
     return options.listing(rows, lambda: lines, notes, status=1 if bad else 0)
 
 
-def rebuilt(options: Options, project: ProjectFolder, targets: Sequence[InstallationInfo]) -> Answer:
+def rebuilt(options: Options, project: ProjectManager, targets: Sequence[InstallationInfo]) -> Answer:
     """Each index built again, with its progress on stderr."""
     from ..query.find import rebuild_index
 

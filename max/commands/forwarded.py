@@ -209,6 +209,9 @@ class ReadingFolder(ProjectFolder):
     def registry(self) -> NoReturn:
         raise LeftToCaller("it needs a connector")
 
+    def connector(self, info: InstallationInfo) -> NoReturn:
+        raise LeftToCaller("it needs a connector")
+
     def credentials(self, info: InstallationInfo, destination: str | None = None) -> NoReturn:
         raise LeftToCaller("it needs a secret")
 

@@ -24,7 +24,7 @@ from .terminal import colours, is_terminal, line_width
 from .text import Paint, iso_time, json_text, number
 
 if TYPE_CHECKING:
-    from ..installations.project_folder import ProjectFolder
+    from ..installations.project_manager import ProjectManager
     from ..model.values import Json
     from ..query.reader import Reader, SyncState
 
@@ -75,18 +75,18 @@ class Options(argparse.Namespace):
     states: Sequence[SyncState] = ()  # of each installation that was read
     state_told = False  # whether the answer has them as JSON data
 
-    def found_project(self) -> ProjectFolder:
+    def found_project(self) -> ProjectManager:
         """The project that the options name, or that the current folder belongs to."""
         return console().find_project(self.project)
 
-    def found_target(self) -> tuple[ProjectFolder, InstallationInfo]:
+    def found_target(self) -> tuple[ProjectManager, InstallationInfo]:
         """The project, and its installation that the options name; without a name, its only one."""
         project = self.found_project()
         if self.after_target and self.target is not None:
             return project, self._first_target(project)
         return project, only_target(project, self.target)
 
-    def _first_target(self, project: ProjectFolder) -> InstallationInfo:
+    def _first_target(self, project: ProjectManager) -> InstallationInfo:
         """The installation that the first word names; where it names none, and only one is connected, that.
 
         The words move by one then.
@@ -118,14 +118,14 @@ class Options(argparse.Namespace):
             yield reader
 
     @contextmanager
-    def reading_of(self, project: ProjectFolder, info: InstallationInfo) -> Iterator[Reader]:
+    def reading_of(self, project: ProjectManager, info: InstallationInfo) -> Iterator[Reader]:
         """A Reader of an installation; the answer says how whole that is."""
         with read(project, info) as reader:
             self.states = [*self.states, reader.state]
             yield reader
 
     def named_or_synced(
-        self, project: ProjectFolder, named: Sequence[InstallationInfo]
+        self, project: ProjectManager, named: Sequence[InstallationInfo]
     ) -> Sequence[InstallationInfo]:
         """What a question over several installations reads: those named, else all that were ever synced.
 
@@ -317,7 +317,7 @@ def is_in_project(folder: str) -> bool:
     return True
 
 
-def only_target(project: ProjectFolder, text: str | None) -> InstallationInfo:
+def only_target(project: ProjectManager, text: str | None) -> InstallationInfo:
     """The installation that a text means; without a text, the only one of the project."""
     if text is not None:
         return project.target(text)
@@ -329,7 +329,7 @@ def only_target(project: ProjectFolder, text: str | None) -> InstallationInfo:
     raise UsageError("which installation?", hint=f"name one of: {', '.join(map(str, known))}")
 
 
-def read(project: ProjectFolder, info: InstallationInfo) -> AbstractContextManager[Reader]:
+def read(project: ProjectManager, info: InstallationInfo) -> AbstractContextManager[Reader]:
     """A Reader of an installation; StorageError when it was never synced."""
     from ..query.reader import open_reader  # not every command reads data
 
@@ -337,7 +337,7 @@ def read(project: ProjectFolder, info: InstallationInfo) -> AbstractContextManag
 
 
 def readers(
-    project: ProjectFolder, chosen: Iterable[InstallationInfo]
+    project: ProjectManager, chosen: Iterable[InstallationInfo]
 ) -> Iterator[tuple[InstallationInfo, Reader]]:
     """A Reader of each of these installations, without those that were never synced."""
     for info in chosen:

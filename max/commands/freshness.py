@@ -15,7 +15,7 @@ from .text import counted, first_few, number, short_age
 
 if TYPE_CHECKING:
     from ..core import InstallationInfo
-    from ..installations.project_folder import ProjectFolder
+    from ..installations.project_manager import ProjectManager
     from ..model.loaders import Resolver
     from ..query.ages import FieldAge
     from ..query.maintenance import Invalidation
@@ -149,7 +149,7 @@ def run_invalidate(options: Options) -> Answer:
     return options.answer(data, lambda: invalidated_text(found), notes)
 
 
-def resolver_of(project: ProjectFolder, info: InstallationInfo) -> tuple[Resolver | None, list[str]]:
+def resolver_of(project: ProjectManager, info: InstallationInfo) -> tuple[Resolver | None, list[str]]:
     """The connector's resolver; None, with a note, when the connector cannot be loaded."""
     from ..errors import MaxError
 

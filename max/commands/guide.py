@@ -26,7 +26,7 @@ from .text import counted, first_few, iso_time, number, sanitize
 
 if TYPE_CHECKING:
     from ..core import InstallationInfo
-    from ..installations.project_folder import ProjectFolder
+    from ..installations.project_manager import ProjectManager
     from ..model.entities import Entity
     from ..query.reader import Reader, SyncState
 
@@ -129,7 +129,7 @@ class Source(NamedTuple):
         return f"{self.info}: {rows}, {when}, {whole}"
 
 
-def sources_of(project: ProjectFolder) -> list[Source]:
+def sources_of(project: ProjectManager) -> list[Source]:
     """Every installation, those with most rows first."""
     found = []
     for info in project.installations():
@@ -193,7 +193,7 @@ LEVELS = (
 )
 
 
-def guide(project: ProjectFolder) -> str:
+def guide(project: ProjectManager) -> str:
     """The guide of a project: Markdown of at most MOST bytes."""
     sources = sources_of(project)
     ran = list(islice(examples(project, sources), LEVELS[0].commands))
@@ -303,7 +303,7 @@ def block(lines: Iterable[str]) -> list[str]:
 # -- commands that are run ---------------------------------------------------------------------
 
 
-def examples(project: ProjectFolder, sources: Sequence[Source]) -> Iterator[list[str]]:
+def examples(project: ProjectManager, sources: Sequence[Source]) -> Iterator[list[str]]:
     """Commands that work here, each with the beginning of its output; those that fail are left out."""
     for words in commands_for(sources):
         with suppress(MaxError, ImportError):
@@ -359,12 +359,12 @@ def shown_fields(one: EntityFacts) -> list[str]:
     return list(filter(None, [one.entity._title, chosen_key(one), behind]))
 
 
-def ran(project: ProjectFolder, words: Sequence[str]) -> list[str]:
+def ran(project: ProjectManager, words: Sequence[str]) -> list[str]:
     """The first lines of a command's output."""
     module = import_module(f".{HOMES[words[0]]}", __package__)
     parser = command_parser(words[0], "an example", getattr(module, f"configure_{words[0]}"))
     options = parser.read(words[1:])
-    options.project, options.given_words = str(project.root), list(words)
+    options.project, options.given_words = project.label, list(words)
     answer: Answer = getattr(module, f"run_{words[0]}")(options)
     lines = list(islice(answer.lines, OUTPUT_LINES + 1))
     close = getattr(answer.lines, "close", None)  # a generator keeps the database open
@@ -377,7 +377,7 @@ def ran(project: ProjectFolder, words: Sequence[str]) -> list[str]:
 # -- one entity in full ----------------------------------------------------------------------------
 
 
-def entity_guide(project: ProjectFolder, text: str) -> str:
+def entity_guide(project: ProjectManager, text: str) -> str:
     """One entity in full: fields with meanings and values, words, joins, rows."""
     target, slash, name = text.rpartition("/")
     known = [only_target(project, target)] if slash else project.installations()

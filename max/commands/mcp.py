@@ -15,7 +15,7 @@ from .parser import Parser
 
 if TYPE_CHECKING:
     from ..core import InstallationInfo
-    from ..installations.project_folder import ProjectFolder
+    from ..installations.project_manager import ProjectManager
     from ..model.values import Json
 
 
@@ -51,7 +51,7 @@ def run_mcp(options: Options) -> Answer:
 class Syncs:
     """The syncs that a client asks for, one at a time."""
 
-    def __init__(self, project: ProjectFolder) -> None:
+    def __init__(self, project: ProjectManager) -> None:
         self._project = project
         self._running: Callable[[], object] | None = None
 

@@ -19,7 +19,7 @@ from .tables import Column
 
 if TYPE_CHECKING:
     from ..core import InstallationInfo
-    from ..installations.project_folder import ProjectFolder
+    from ..installations.project_manager import ProjectManager
     from ..model.schedules import ScheduleStatus
 
 T = TypeVar("T")
@@ -99,7 +99,7 @@ def refuse_left_over(options: Options) -> None:
         raise UsageError("--name goes with a change: --every, --cron, --on, --off or --remove")
 
 
-def scheduled(options: Options, project: ProjectFolder, info: InstallationInfo) -> ScheduleStatus:
+def scheduled(options: Options, project: ProjectManager, info: InstallationInfo) -> ScheduleStatus:
     """The schedule that the options describe, stored."""
     from ..core import SyncOptions
     from ..model.schedules import seconds_of
@@ -146,7 +146,7 @@ def local_zone() -> str:
     return "UTC"
 
 
-def listed(options: Options, project: ProjectFolder) -> Answer:
+def listed(options: Options, project: ProjectManager) -> Answer:
     """The schedules of all installations, or of one."""
     from ..query.schedules import statuses
 
@@ -165,7 +165,7 @@ def listed(options: Options, project: ProjectFolder) -> Answer:
 
 def answered(
     options: Options,
-    project: ProjectFolder,
+    project: ProjectManager,
     found: list[ScheduleStatus],
     notes: list[str] | None = None,
     *,

@@ -13,7 +13,7 @@ from .text import iso_time, sanitize, until
 
 if TYPE_CHECKING:
     from ..core import InstallationInfo
-    from ..installations.project_folder import ProjectFolder
+    from ..installations.project_manager import ProjectManager
     from ..model.schedules import ScheduleStatus
     from ..model.tasks import SyncRun
     from .framework import Options
@@ -107,7 +107,7 @@ def status_words(status: ScheduleStatus, now: float) -> str:
 
 
 def before_schedule(
-    options: Options, project: ProjectFolder, info: InstallationInfo, work: Callable[[], T]
+    options: Options, project: ProjectManager, info: InstallationInfo, work: Callable[[], T]
 ) -> T:
     """Do what no sync may disturb: a scheduled one has to stop for it, which is said on stderr."""
     from ..errors import SyncRunning
@@ -130,11 +130,12 @@ def waiting_words(info: InstallationInfo, run: SyncRun, what: str) -> str:
     return f"waiting for the scheduled sync {run.id} of {info} to {what}"
 
 
-def daemon_note(project: ProjectFolder) -> str:
+def daemon_note(project: ProjectManager) -> str:
     """What is to be done so that schedules are followed; empty while a daemon runs."""
+    from ..installations.project_manager import folder_of
     from ..serve.daemon_folder import DaemonFolder
 
-    folder = DaemonFolder.if_any(project.root)
+    folder = DaemonFolder.if_any(folder_of(project))
     if folder is not None and folder.is_running():
         return ""
     return "no daemon runs, which follows schedules; start one: max daemon start"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ..core import InstallationInfo
 from ..errors import ProjectError, StorageError, UsageError
 from ..installations.project_folder import ProjectFolder
+from ..installations.project_manager import ProjectManager
 from ..model.settings import SETTINGS, parse_settings, settings_json
 from .framework import NOTHING_CONNECTED, Answer, Options, table
 from .parser import Parser
@@ -79,7 +80,7 @@ def run_ls(options: Options) -> Answer:
     return options.listing([one.listed() for one in found], text, notes, columns=INSTALLATION)
 
 
-def listed(project: ProjectFolder, info: InstallationInfo, notes: list[str]) -> InstallationStatus:
+def listed(project: ProjectManager, info: InstallationInfo, notes: list[str]) -> InstallationStatus:
     """What an installation holds; what is wrong with its database is added to the notes."""
     from .status import contents_of
     from .views import InstallationStatus

@@ -16,7 +16,7 @@ from .terminal import line_width
 
 if TYPE_CHECKING:
     from ..core import InstallationInfo
-    from ..installations.project_folder import ProjectFolder
+    from ..installations.project_manager import ProjectManager
     from ..model.entities import Entity
     from ..model.schema import Schema
     from ..model.tasks import SyncRun
@@ -128,7 +128,7 @@ def run_status(options: Options) -> Answer:
 
 
 def of_each(
-    project: ProjectFolder, target: str | None, look: Callable[[InstallationInfo], T]
+    project: ProjectManager, target: str | None, look: Callable[[InstallationInfo], T]
 ) -> tuple[list[T], list[str]]:
     """What is found in the installation that a text means, or in each; the words about those that fail."""
     if target is not None:
@@ -142,7 +142,7 @@ def of_each(
     return found, problems
 
 
-def status_of(project: ProjectFolder, info: InstallationInfo) -> InstallationStatus:
+def status_of(project: ProjectManager, info: InstallationInfo) -> InstallationStatus:
     """An installation's last sync and what it holds."""
     from ..query.health import health
 
@@ -159,7 +159,7 @@ def status_of(project: ProjectFolder, info: InstallationInfo) -> InstallationSta
     return found._replace(last=last, waiting=(due, tasks), reason=reason)
 
 
-def with_schedules(project: ProjectFolder, found: InstallationStatus) -> InstallationStatus:
+def with_schedules(project: ProjectManager, found: InstallationStatus) -> InstallationStatus:
     """A status with the installation's schedules, and whether they are followed."""
     from ..query.schedules import statuses
 
@@ -172,7 +172,7 @@ def with_schedules(project: ProjectFolder, found: InstallationStatus) -> Install
     return found._replace(schedules=schedules, idle=idle)
 
 
-def contents_of(project: ProjectFolder, info: InstallationInfo) -> InstallationStatus:
+def contents_of(project: ProjectManager, info: InstallationInfo) -> InstallationStatus:
     """What an installation holds and how whole that is, without its syncs."""
     from .views import InstallationStatus
 
@@ -239,7 +239,7 @@ def run_runs(options: Options) -> Answer:
     )
 
 
-def names_installation(project: ProjectFolder, word: str) -> bool:
+def names_installation(project: ProjectManager, word: str) -> bool:
     """Whether a word names an installation; UnknownName when it begins no sync's id either."""
     try:
         project.target(word)
@@ -250,7 +250,7 @@ def names_installation(project: ProjectFolder, word: str) -> bool:
     return True
 
 
-def syncs_beginning(project: ProjectFolder, id: str) -> list[tuple[InstallationInfo, str]]:
+def syncs_beginning(project: ProjectManager, id: str) -> list[tuple[InstallationInfo, str]]:
     """The syncs of all installations whose id begins so; an installation that cannot be read has none."""
     found: list[tuple[InstallationInfo, str]] = []
     for one in project.installations():
@@ -260,7 +260,7 @@ def syncs_beginning(project: ProjectFolder, id: str) -> list[tuple[InstallationI
     return found
 
 
-def show_run(options: Options, project: ProjectFolder, id: str) -> Answer:
+def show_run(options: Options, project: ProjectManager, id: str) -> Answer:
     """One sync with every failure; UsageError when several begin so, of whatever installation."""
     from .views import result_json, summary
 

@@ -25,7 +25,7 @@ from ..errors import (
     describe,
 )
 from ..installations.onboarding import OnboardingResult, needs_answers, onboard
-from ..installations.project_folder import ProjectFolder
+from ..installations.project_manager import ProjectManager, folder_of
 from ..model.loaders import Resolver
 from ..model.tasks import Status, SyncCommand, SyncResult
 from ..model.values import Json
@@ -164,7 +164,7 @@ def check_names(options: Options, resolver: Resolver) -> None:
         named_fields(scope(options).only, resolver)
 
 
-def means_all(options: Options, project: ProjectFolder) -> bool:
+def means_all(options: Options, project: ProjectManager) -> bool:
     """Whether no name means every installation: at a terminal, where a person sees what happens."""
     known = project.installations()
     if len(known) < 2 or any(getattr(options, name) for name in CONTRADICTIONS["all"]):
@@ -223,7 +223,7 @@ def replayed(options: Options, recording: Replay) -> Answer:
 
 
 def replayed_into_new(
-    options: Options, project: ProjectFolder, info: InstallationInfo, recording: Replay
+    options: Options, project: ProjectManager, info: InstallationInfo, recording: Replay
 ) -> Answer:
     """Replay into an installation that was created for it, and remove that again when the replay fails.
 
@@ -239,7 +239,7 @@ def replayed_into_new(
     return answer._replace(notes=recording.report()) if answer.status == 1 else answer
 
 
-def with_installation(options: Options) -> tuple[ProjectFolder, list[str]]:
+def with_installation(options: Options) -> tuple[ProjectManager, list[str]]:
     """The project with the installation of the options; a note for each thing that was created."""
     project, new = project_or_new(options)
     if options.target is None:
@@ -261,12 +261,12 @@ def with_installation(options: Options) -> tuple[ProjectFolder, list[str]]:
         raise UsageError(f"{options.target} is not connected yet, and needs answers", hint=hint)
     found = asyncio.run(onboard(project.registry.resolve(connector), None, {}, {}))
     info = add_installation(project, connector, name or None, found, new=new)
-    return project, [*([f"created a project in {project.root}"] if new else []), f"connected {info}"]
+    return project, [*([f"created a project in {project.label}"] if new else []), f"connected {info}"]
 
 
 def synced(
     options: Options,
-    project: ProjectFolder,
+    project: ProjectManager,
     info: InstallationInfo,
     begin: Begin,
     recording: UpstreamAccess | None = None,
@@ -285,7 +285,7 @@ def synced(
     return options.answer(data, text, notes, status)
 
 
-def tell_of_schedule(options: Options, project: ProjectFolder, info: InstallationInfo) -> None:
+def tell_of_schedule(options: Options, project: ProjectManager, info: InstallationInfo) -> None:
     """Say on stderr for which scheduled sync this one waits; it has to stop unless it fetches the same."""
     from ..query.schedules import running_sync
 
@@ -299,7 +299,7 @@ def tell_of_schedule(options: Options, project: ProjectFolder, info: Installatio
 
 def ended(
     options: Options,
-    project: ProjectFolder,
+    project: ProjectManager,
     info: InstallationInfo,
     begin: Begin,
     recording: UpstreamAccess | None = None,
@@ -321,7 +321,7 @@ def ended(
 
 @asynccontextmanager
 async def opened(
-    options: Options, project: ProjectFolder, recording: UpstreamAccess | None
+    options: Options, project: ProjectManager, recording: UpstreamAccess | None
 ) -> AsyncIterator[Project[Runtime]]:
     """The project, whose runtimes are those of its daemon when one runs that would sync as this process does.
 
@@ -329,7 +329,7 @@ async def opened(
     """
     asked = console().environment
     here = recording is not None or options.direct or asked.get("MAX_DAEMON") == "0"
-    folder = None if here or any(map(asked.get, OTHER_CODE)) else DaemonFolder.if_any(project.root)
+    folder = None if here or any(map(asked.get, OTHER_CODE)) else DaemonFolder.if_any(folder_of(project))
     if folder is None or not folder.has_socket():
         yield Project(project)
         return
@@ -344,12 +344,12 @@ async def opened(
             yield Project(project, runtimes=partial(in_daemon, client))
 
 
-def in_daemon(client: Client, folder: ProjectFolder, info: InstallationInfo) -> Runtime:
+def in_daemon(client: Client, folder: ProjectManager, info: InstallationInfo) -> Runtime:
     """The runtime of an installation in the project's daemon."""
     return RemoteRuntime(DaemonLink(client, info))
 
 
-def expected_rows(options: Options, project: ProjectFolder, info: InstallationInfo) -> dict[str, int]:
+def expected_rows(options: Options, project: ProjectManager, info: InstallationInfo) -> dict[str, int]:
     """How many rows of each entity a sync will list: what is stored, where it lists everything again."""
     if not getattr(options, "full", False) or options.only:
         return {}
@@ -359,14 +359,14 @@ def expected_rows(options: Options, project: ProjectFolder, info: InstallationIn
 
 
 def result_text(
-    project: ProjectFolder, info: InstallationInfo, result: SyncResult, only: Sequence[str] = ()
+    project: ProjectManager, info: InstallationInfo, result: SyncResult, only: Sequence[str] = ()
 ) -> list[str]:
     """A result as text."""
     since = completed_before(project, info, result)
     return summary(info, result, line_width(), paint(), since=since, only=only)
 
 
-def all_synced(options: Options, project: ProjectFolder) -> Answer:
+def all_synced(options: Options, project: ProjectManager) -> Answer:
     """Sync every installation, one after the other, until a signal comes; the worst exit status."""
     known = project.installations()
     if not known:
@@ -397,7 +397,7 @@ class Part(NamedTuple):
     status: int
 
 
-def part_of(options: Options, project: ProjectFolder, info: InstallationInfo) -> Part:
+def part_of(options: Options, project: ProjectManager, info: InstallationInfo) -> Part:
     """Sync one of several installations; an error is its result, so that the others have their turn."""
     try:
         result, status = ended(options, project, info, partial(begun, options))
@@ -416,7 +416,7 @@ def unsynced(info: InstallationInfo, error: MaxError, status: Status) -> dict[st
     return {"installation": str(info), "status": str(status), "error": describe(error)}
 
 
-def completed_before(project: ProjectFolder, info: InstallationInfo, result: SyncResult) -> float | None:
+def completed_before(project: ProjectManager, info: InstallationInfo, result: SyncResult) -> float | None:
     """When the completed sync before this one began, if one of the last syncs did."""
     for _, reader in readers(project, [info]):
         for run in reader.runs(LAST_SYNCS):
@@ -425,7 +425,7 @@ def completed_before(project: ProjectFolder, info: InstallationInfo, result: Syn
     return None
 
 
-def looks(project: ProjectFolder, info: InstallationInfo, result: SyncResult) -> list[str]:
+def looks(project: ProjectManager, info: InstallationInfo, result: SyncResult) -> list[str]:
     """What to look at after a sync: what changed, or after the first one the entity that people want.
 
     That has a title, and of those it has the most rows.
@@ -505,7 +505,7 @@ def run_resume(options: Options) -> Answer:
     return requested(options, SyncCommand.RUN)
 
 
-def unfinished_target(options: Options) -> tuple[ProjectFolder, InstallationInfo]:
+def unfinished_target(options: Options) -> tuple[ProjectManager, InstallationInfo]:
     """The installation that the options name; without a name the only one whose sync has not ended."""
     project = options.found_project()
     known = project.installations()

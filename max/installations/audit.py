@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ..storage.database import Database
-    from .project_folder import ProjectFolder
+    from .project_manager import ProjectManager
 
 LONGEST = 500  # characters of a fact
 MOST_ROWS = 1_000_000  # that are read together
@@ -55,7 +55,7 @@ class _Call:
     def __init__(
         self,
         database: Database,
-        folder: ProjectFolder,
+        folder: ProjectManager,
         action: str,
         what: InstallationInfo | str,
         facts: dict[str, Json],
@@ -112,7 +112,7 @@ def _added_to(outer: _Call | _Elsewhere, facts: dict[str, Json]) -> dict[str, Js
 
 @contextmanager
 def audited(
-    folder: ProjectFolder | None, action: str, what: InstallationInfo | str = "", /, **facts: Json
+    folder: ProjectManager | None, action: str, what: InstallationInfo | str = "", /, **facts: Json
 ) -> Iterator[dict[str, Json]]:
     """Record a change: one row with who, what, when and the outcome.
 
@@ -137,7 +137,7 @@ def audited(
 
 @asynccontextmanager
 async def audited_call(
-    folder: ProjectFolder | None, action: str, what: InstallationInfo | str = "", /, **facts: Json
+    folder: ProjectManager | None, action: str, what: InstallationInfo | str = "", /, **facts: Json
 ) -> AsyncIterator[dict[str, Json]]:
     """``audited`` for an event loop: threads write the rows."""
 
@@ -164,7 +164,7 @@ async def audited_call(
 class InstallationAudit:
     """The audit of one installation, for the parts that do not know where it is."""
 
-    def __init__(self, folder: ProjectFolder, info: InstallationInfo) -> None:
+    def __init__(self, folder: ProjectManager, info: InstallationInfo) -> None:
         self._folder, self._info = folder, info
 
     def call(self, action: str, /, **facts: Json) -> AbstractAsyncContextManager[dict[str, Json]]:
@@ -208,7 +208,7 @@ def recordable(arguments: Mapping[str, object]) -> dict[str, Json]:
     return found
 
 
-def record(folder: ProjectFolder, action: str, what: InstallationInfo | str = "", /, **facts: Json) -> None:
+def record(folder: ProjectManager, action: str, what: InstallationInfo | str = "", /, **facts: Json) -> None:
     """Record what has happened already, also inside of a recorded call; blocks until it is on the disk."""
     if database := folder.writable_audit():
         audit_log.append(database, _row(folder, new_worker(), action, what, facts), now=time.time())
@@ -224,7 +224,7 @@ def code_of(error: BaseException) -> str:
 
 
 def _row(
-    folder: ProjectFolder, worker: str, action: str, what: InstallationInfo | str, facts: dict[str, Json]
+    folder: ProjectManager, worker: str, action: str, what: InstallationInfo | str, facts: dict[str, Json]
 ) -> dict[str, Json]:
     by = actor()
     if isinstance(what, str) and what:
@@ -266,13 +266,13 @@ def _short(facts: dict[str, Json]) -> dict[str, Json]:
 
 
 def audit_rows(
-    folder: ProjectFolder, *, since: float = 0.0, limit: int = MOST_ROWS, copy: Path | None = None
+    folder: ProjectManager, *, since: float = 0.0, limit: int = MOST_ROWS, copy: Path | None = None
 ) -> list[AuditRow]:
     """The newest rows since a time (seconds since the epoch), oldest first; those of a copy, if given."""
     return audit_log.rows(folder.audit_database(copy), since=since, limit=limit)[::-1]
 
 
-def check_audit(folder: ProjectFolder, *, head: str = "", copy: Path | None = None) -> AuditCheck:
+def check_audit(folder: ProjectManager, *, head: str = "", copy: Path | None = None) -> AuditCheck:
     """Whether the chain is whole, or that of a copy.
 
     ``head`` is a digest that was noted elsewhere, or its beginning.
@@ -280,7 +280,7 @@ def check_audit(folder: ProjectFolder, *, head: str = "", copy: Path | None = No
     return audit_log.check(folder.audit_database(copy), head=head)
 
 
-def unfinished_changes(folder: ProjectFolder) -> Sequence[dict[str, Json]]:
+def unfinished_changes(folder: ProjectManager) -> Sequence[dict[str, Json]]:
     """The changes that have begun and not ended."""
     return [dict(one) for one in audit_log.unfinished(folder.audit_database())]
 
@@ -288,7 +288,7 @@ def unfinished_changes(folder: ProjectFolder) -> Sequence[dict[str, Json]]:
 # -- pruning -----------------------------------------------------------------------------------
 
 
-def prune_audit(folder: ProjectFolder, *, before: float, copy: Path) -> int:
+def prune_audit(folder: ProjectManager, *, before: float, copy: Path) -> int:
     """Copy all rows into a new file, then remove those that ended before a time; how many.
 
     Nothing is removed when the chain is not whole (ProjectError), for it would no longer show that, or when
@@ -297,7 +297,7 @@ def prune_audit(folder: ProjectFolder, *, before: float, copy: Path) -> int:
     database = folder.writable_audit()
     if database is None:
         raise ProjectError(
-            f"{folder.root} is not this user's to change", hint="ask its owner to prune the audit"
+            f"{folder.label} is not this user's to change", hint="ask its owner to prune the audit"
         )
     try:
         write_file(copy, b"")  # which only its owner can read

@@ -215,3 +215,12 @@ def translated(path: Path) -> Iterator[None]:
         problem = error.strerror or str(error)
         place = error.filename or path
         raise ProjectError(f"{place}: {problem}", hint=hints.get(problem, ""), path=str(place)) from error
+
+
+def version_of(path: Path) -> tuple[int, int, int] | None:
+    """What changes when a file is replaced or written; None when there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino

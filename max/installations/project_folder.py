@@ -31,11 +31,10 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from ..errors import ConnectorError, Mismatch, ProjectError, ProjectUntrusted, UnknownName, UsageError
+from ..errors import MaxError, Mismatch, ProjectError, ProjectUntrusted, UsageError
 from ..model.settings import InstallationInfo, invalid_settings, read_settings, update_settings
 from ..model.values import Json, datetime_text, is_datetime
 from .files import (
-    CONNECTORS,
     CREDENTIALS,
     FOLDER,
     INSTALLATION,
@@ -51,8 +50,11 @@ from .files import (
     replace_file,
     sync_folder,
     translated,
+    version_of,
     write_file,
 )
+from .project_connectors import ProjectConnectors
+from .project_manager import ProjectManager, name_of
 
 if TYPE_CHECKING:
     from ..connector import Connector
@@ -73,7 +75,7 @@ LAST_YEAR = 9999  # that Python knows
 ID_BYTES = 8  # of an installation's random id
 
 
-class ProjectFolder:
+class ProjectFolder(ProjectManager):
     """The installations of one project.  Safe beside other threads and processes.
 
     Every method reads or writes files and returns when that is done; ``Project`` offers the
@@ -81,10 +83,8 @@ class ProjectFolder:
     """
 
     def __init__(self, root: Path, *, trusted: bool = False) -> None:
-        self.root = root
-        self.trusted = trusted  # its own connectors run, whatever is recorded
-        self._registry: ConnectorRegistry | None = None
-        self._pinned: dict[str, ConnectorRegistry] = {}  # by folder below connectors/
+        self._root, self._trusted = root, trusted
+        self._connectors = ProjectConnectors(root, self._allow_connectors)
 
     @classmethod
     def find(cls, start: Path | str, *, trusted: bool = False) -> Self:
@@ -113,7 +113,7 @@ class ProjectFolder:
         project = cls(Path(path).resolve())
         with translated(project.root / FOLDER):
             project.root.mkdir(parents=True, exist_ok=True)
-            project.trusted = _made(project.root / FOLDER)
+            project._trusted = _made(project.root / FOLDER)
             if not project.trusted:
                 project.refuse_foreign()
             project._installations.mkdir(mode=0o700, exist_ok=True)
@@ -141,6 +141,21 @@ class ProjectFolder:
             if not create:
                 raise
             return cls.init(path)
+
+    @property
+    def root(self) -> Path:
+        """Its folder."""
+        return self._root
+
+    @property
+    def trusted(self) -> bool:
+        """Whether its own connectors run, whatever is recorded."""
+        return self._trusted
+
+    @property
+    def label(self) -> str:
+        """Its folder, as text."""
+        return str(self.root)
 
     # -- places ----------------------------------------------------------------------------
 
@@ -245,48 +260,22 @@ class ProjectFolder:
     @property
     def registry(self) -> ConnectorRegistry:
         """The connectors that can be used here, the project's own among them."""
-        if self._registry is None:
-            from .registry import ConnectorRegistry
-
-            self._registry = ConnectorRegistry([self.root / CONNECTORS], self._allow_connectors)
-        return self._registry
+        return self._connectors.registry
 
     def connector(self, info: InstallationInfo) -> Connector[Any, Any]:
         """The connector of an installation: in the version that its settings pin, if they do.
 
         As the registry's ``resolve``; ConnectorError when the pinned folder has no such connector.
         """
-        return self._registry_of(info).resolve(info.connector)
+        return self._connectors.connector(info)
 
-    def connector_files(self, info: InstallationInfo) -> list[Path]:
-        """The files of an installation's connector, and those beside it; imports none of them."""
-        return self._registry_of(info).files(info.connector)
-
-    def _registry_of(self, info: InstallationInfo) -> ConnectorRegistry:
-        pinned = info.settings.connectors
-        if not pinned:
-            return self.registry
-        if problem := self._unpinned(info):
-            raise problem
-        if pinned not in self._pinned:
-            from .registry import ConnectorRegistry
-
-            own = self.root / CONNECTORS
-            made = ConnectorRegistry([own], self._allow_connectors, pinned=own / pinned)
-            self._pinned.setdefault(pinned, made)
-        return self._pinned[pinned]
-
-    def _unpinned(self, info: InstallationInfo) -> ConnectorError | None:
-        """What is wrong with the folder that an installation's settings name."""
-        from .registry import PREFIX, SUFFIX
-
-        file = self.root / CONNECTORS / info.settings.connectors / f"{PREFIX}{info.connector}{SUFFIX}"
-        if not info.settings.connectors or file.is_file():
-            return None
-        return ConnectorError(
-            f"{info} uses the connector in {file.parent}, where there is no {file.name}",
-            hint=f"put it there, or: max settings {info} connectors=",
-        )
+    def version(self, info: InstallationInfo) -> object:
+        """What differs after an installation's configuration, secrets or connector were changed."""
+        file = self.file(info)
+        paths = [file, file.with_name(CREDENTIALS)]
+        with suppress(MaxError, OSError):
+            paths += self._connectors.files(info)
+        return {str(path): version_of(path) for path in paths}
 
     def _allow_connectors(self) -> None:
         from .trust import refuse_untrusted  # what only reads needs none of it
@@ -348,17 +337,7 @@ class ProjectFolder:
 
     def _named(self, text: str, folders: Mapping[str, Path]) -> str:
         """The ``connector:name`` that a text means."""
-        names = [name for name in folders if text in (name, name.partition(":")[0])]
-        names = names or [str(info) for info in self.installations() if text and info.id.startswith(text)]
-        if not names:
-            raise UnknownName("installation", text, folders)
-        if len(names) > 1:
-            raise UsageError(
-                f"{text!r} may be any of {', '.join(names)}",
-                hint="write it as connector:name",
-                candidates=names,
-            )
-        return names[0]
+        return name_of(text, [*folders], self.installations)
 
     # -- writing ---------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from ..query.reader import open_reader
 
 if TYPE_CHECKING:
     from ..core import InstallationInfo
-    from ..installations.project_folder import ProjectFolder
+    from ..installations.project_manager import ProjectManager
     from ..model.health import InstallationHealth
     from ..query.reader import Reader
     from ..storage.database import Database
@@ -65,7 +65,7 @@ class Metrics:
     """The figures of a project.  Safe for several threads, of which one reads at a time."""
 
     def __init__(
-        self, folder: ProjectFolder, version: str, *, clock: Callable[[], float] = time.time
+        self, folder: ProjectManager, version: str, *, clock: Callable[[], float] = time.time
     ) -> None:
         self._folder, self._version, self._clock = folder, version, clock
         self._lock = threading.Lock()

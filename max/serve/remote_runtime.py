@@ -35,7 +35,7 @@ from .supervisor import Link, Supervisor
 
 if TYPE_CHECKING:
     from ..core import InstallationInfo
-    from ..installations.project_folder import ProjectFolder
+    from ..installations.project_manager import ProjectManager
     from ..model.ages import FieldAge, Invalidation
     from ..model.hooks import HookReceipt
     from ..model.tasks import SyncResult
@@ -47,7 +47,7 @@ NO_OPTIONS = SyncOptions()
 AGAIN = 1.0  # seconds between two questions whether a lease has expired
 
 
-def isolated(folder: ProjectFolder, info: InstallationInfo) -> Runtime:
+def isolated(folder: ProjectManager, info: InstallationInfo) -> Runtime:
     """A runtime in a process of its own, which starts when it is used: ``Project.open(runtimes=isolated)``.
 
     An installation whose setting ``isolate`` is "off" has one in this process.

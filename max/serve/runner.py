@@ -32,6 +32,7 @@ from typing import Any
 from ..installations.actor import acting_as
 from ..installations.audit import recorded_elsewhere
 from ..installations.project_folder import ProjectFolder
+from ..installations.project_manager import ProjectManager
 from ..model.settings import DEFAULTS
 from ..project import Project
 from .method import Method
@@ -71,7 +72,7 @@ class RunnerMethods(Methods):
             return await self._written(method, arguments)
 
 
-async def serve(folder: ProjectFolder) -> None:
+async def serve(folder: ProjectManager) -> None:
     """Answer the methods on the standard streams; stop at the end of the input, or at SIGTERM."""
     loop = asyncio.get_running_loop()
     reader, writer = await standard_streams()

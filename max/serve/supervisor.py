@@ -29,7 +29,7 @@ import signal
 import sys
 import time
 from asyncio import FIRST_COMPLETED
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -46,7 +46,6 @@ from ..errors import (
     StorageError,
 )
 from ..installations.audit import audited_call
-from ..installations.files import CREDENTIALS
 from ..model.event_log import EventKind
 from ..model.settings import prefix_words
 from ..model.tasks import Status
@@ -57,7 +56,7 @@ from .client import Client
 
 if TYPE_CHECKING:
     from ..core import InstallationInfo
-    from ..installations.project_folder import ProjectFolder
+    from ..installations.project_manager import ProjectManager
     from ..model.settings import Settings
     from ..model.tasks import SyncResult
     from ..model.values import Json
@@ -139,7 +138,7 @@ class Runner:
         self.client: Client
 
     @classmethod
-    async def start(cls, folder: ProjectFolder, name: str, settings: Settings) -> Runner:
+    async def start(cls, folder: ProjectManager, name: str, settings: Settings) -> Runner:
         """Start the process of an installation and wait until it speaks; NotStarted.
 
         Without a name it is one for a source that is not connected yet.
@@ -262,14 +261,14 @@ class Supervisor(Link):
     ``folder`` is the project's.  Nothing is started before it is used.
     """
 
-    def __init__(self, folder: ProjectFolder, info: InstallationInfo) -> None:
+    def __init__(self, folder: ProjectManager, info: InstallationInfo) -> None:
         self._folder, self._info = folder, info
         self._runner: Runner | None = None
         self._watching: asyncio.Task[None] | None = None
         self._former: list[Runner] = []  # the newest ones: they may still have to be ended, or explained
         self._lock = asyncio.Lock()
         self._users, self._used_at = 0, 0.0
-        self._origin: Mapping[str, object] = {}
+        self._origin: object = None
         self._crashes = 0
         self._achieved: object = None
         self._last_end: RunnerFailed | None = None
@@ -338,13 +337,9 @@ class Supervisor(Link):
 
     # -- what it was started from
 
-    def _seen(self) -> dict[str, object]:
-        """What a process is started from: its files, by path, with what tells one version from the next."""
-        file = self._folder.file(self._info)
-        paths = [file, file.with_name(CREDENTIALS)]
-        with suppress(MaxError, OSError):
-            paths += self._folder.connector_files(self._info)
-        return {str(path): _version_of(path) for path in paths}
+    def _seen(self) -> object:
+        """What a process is started from, in its version of now."""
+        return self._folder.version(self._info)
 
     async def _has_changed(self) -> bool:
         return await in_thread(self._seen) != self._origin
@@ -492,17 +487,8 @@ def failure_of(name: str, reason: str, words: str) -> RunnerFailed:
     return RunnerFailed(f"the process of {name} {reason}", hint=hint, last_words=words)
 
 
-def _version_of(path: Path) -> tuple[int, int, int] | None:
-    """What changes when a file is replaced or written; None when there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
-
-
-async def spawn(words: Sequence[str], folder: Path) -> asyncio.subprocess.Process:
-    """Start a command in a folder, with pipes to it; OSError."""
+async def spawn(words: Sequence[str], folder: Path | None) -> asyncio.subprocess.Process:
+    """Start a command in a folder, or where this process is, with pipes to it; OSError."""
     pipe = asyncio.subprocess.PIPE
     return await asyncio.create_subprocess_exec(
         *words,
@@ -516,12 +502,12 @@ async def spawn(words: Sequence[str], folder: Path) -> asyncio.subprocess.Proces
     )
 
 
-def command(folder: ProjectFolder, name: str, settings: Settings) -> list[str]:
+def command(folder: ProjectManager, name: str, settings: Settings) -> list[str]:
     """The command of an installation's process, with its prefix.  It holds no secret."""
     trusted = ["--trusted"] if folder.trusted else []
     prefix = prefix_words(settings.runner_prefix) or []
     # -P: the folder in which it runs is the project's, and must not be searched for modules
-    return [*prefix, sys.executable, "-P", "-m", MODULE, str(folder.root), name, *trusted]
+    return [*prefix, sys.executable, "-P", "-m", MODULE, folder.label, name, *trusted]
 
 
 def environment() -> dict[str, str]:

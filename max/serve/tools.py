@@ -29,7 +29,7 @@ from .methods import METHODS
 
 if TYPE_CHECKING:
     from ..core import InstallationInfo
-    from ..installations.project_folder import ProjectFolder
+    from ..installations.project_manager import ProjectManager
     from ..model.text_search import Found
     from ..query.reader import Reader
 
@@ -55,7 +55,7 @@ class Toolbox:
 
     def __init__(
         self,
-        project: ProjectFolder,
+        project: ProjectManager,
         guide: Callable[[], str],
         sync: Callable[[InstallationInfo], Data] | None = None,
     ) -> None:

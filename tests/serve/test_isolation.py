@@ -18,6 +18,7 @@ from max import Project
 from max.core import Runtime, SyncOptions
 from max.daemon import Daemon
 from max.errors import Interrupted, LoaderFault, MaxError, RunnerFailed, SyncError
+from max.installations.project_manager import folder_of
 from max.model.event_log import EventKind
 from max.model.sync_events import EventKind as SyncEventKind
 from max.model.tasks import Status, SyncResult
@@ -61,7 +62,7 @@ async def wild(project: Made, name: str = "default", settings: Any = None, **con
 
 def notes(project: Made, name: str = "default") -> Path:
     """The file with a line for each request of an installation."""
-    return project.folder.root / f"{name}.txt"
+    return folder_of(project.folder) / f"{name}.txt"
 
 
 def pages_asked(project: Made, name: str = "default") -> list[int]:
@@ -325,7 +326,7 @@ def test_a_changed_connector_setting_or_secret_is_used_at_once(tmp_path: Path) -
     async def scenario(project: Made) -> None:
         bad = await wild(project)
         said = [await bad.health()]
-        file = project.folder.root / "connectors" / WILD.name
+        file = folder_of(project.folder) / "connectors" / WILD.name
         file.write_text(file.read_text().replace("VERSION = 1", "VERSION = 2"))
         said.append(await bad.health())
         await project.change_settings("wild", runner_seconds=7)
@@ -392,7 +393,7 @@ def test_a_process_whose_parent_is_killed_ends_and_its_sync_goes_on_elsewhere(
     async def scenario(project: Made) -> None:
         bad = await wild(project, does=does, times=1)
         parent = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", PARENT, str(project.folder.root)),
+            *(sys.executable, "-c", PARENT, str(folder_of(project.folder))),
             env=supervisor.environment(),
             stdout=asyncio.subprocess.PIPE,
         )
@@ -419,7 +420,7 @@ def test_p16_two_installations_pin_two_versions_and_neither_changes_the_other(
 ) -> None:
     async def scenario() -> None:
         async with project_in(tmp_path / "p") as made:
-            root = made.folder.root
+            root = folder_of(made.folder)
             for name in ("old", "new"):
                 await wild(made, name, settings={"connectors": f"{name}/one"})
             for number, name in enumerate(("old", "new"), start=5):
@@ -441,7 +442,7 @@ def test_p16_two_installations_pin_two_versions_and_neither_changes_the_other(
 def test_a_pinned_connector_that_is_missing_or_elsewhere_is_refused_in_words(tmp_path: Path) -> None:
     async def scenario(project: Made) -> None:
         await wild(project, settings={"connectors": "nowhere"})
-        async with Project.open(project.folder.root) as local:
+        async with Project.open(folder_of(project.folder)) as local:
             with pytest.raises(MaxError, match=r"wild:default uses the connector in .*nowhere"):
                 await local.runtime("wild")
         for path in ("..", "../other", "/etc", "a//b", "./a", "a/../../b"):
@@ -456,7 +457,7 @@ def test_a_pinned_connector_runs_only_in_a_trusted_project(
 ) -> None:
     async def scenario() -> None:
         async with project_in(tmp_path / "p") as project:
-            place = project.folder.root / "connectors" / "own"
+            place = folder_of(project.folder) / "connectors" / "own"
             place.mkdir()
             (place / WILD.name).write_text(WILD.read_text())
             await wild(project, settings={"connectors": "own"})
@@ -494,7 +495,7 @@ def test_max_sync_uses_the_runtime_of_the_daemon_which_runs_no_loader_itself(
         daemon = Daemon(project.folder)
         await daemon.start()
         try:
-            words = [sys.executable, "-P", "-m", "max", "-C", str(project.folder.root), "sync"]
+            words = [sys.executable, "-P", "-m", "max", "-C", str(folder_of(project.folder)), "sync"]
             for name in ("default", "other"):
                 command = await asyncio.create_subprocess_exec(
                     *words, f"wild:{name}", "-o", "json", env=supervisor.environment(), stdout=-1, stderr=-1

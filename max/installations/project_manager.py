@@ -1,0 +1,178 @@
+"""ProjectManager: what a program and the commands need of a project, wherever that is kept.
+
+``ProjectFolder`` keeps it in files.  Everything here is synchronous and may block; ``Project`` offers the
+same to an event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..errors import ProjectError, UnknownName, UsageError
+from ..model.settings import InstallationInfo
+from ..model.values import Json
+from ..upstream.credentials import CredentialStore
+
+if TYPE_CHECKING:
+    from ..connector import Connector
+    from ..storage.database import Database
+    from .credential_file import StoredSecrets
+    from .onboarding import OnboardingResult
+    from .registry import ConnectorRegistry
+
+    Revise = Callable[[InstallationInfo, StoredSecrets], OnboardingResult]
+
+
+class InstallationSecrets(CredentialStore, Protocol):
+    """The secrets of an installation, also for code without an event loop."""
+
+    def read(self) -> dict[str, str]:
+        """Every secret by its name; blocks."""
+
+    def stored(self) -> StoredSecrets:
+        """Every secret by its name, and the origin that they were given for; blocks."""
+
+
+class ProjectManager(Protocol):
+    """The installations of one project.  Safe beside other threads and processes."""
+
+    @property
+    def label(self) -> str:
+        """Which project it is, for messages, and for another process that opens it; no secret."""
+
+    @property
+    def root(self) -> Path | None:
+        """The folder in which it was found: of its own connectors, and of its daemon; None without one."""
+
+    @property
+    def trusted(self) -> bool:
+        """Whether its own connectors run, whatever is recorded."""
+
+    def refuse_foreign(self) -> None:
+        """ProjectUntrusted when another user may have written the project: it can only be read then."""
+
+    # -- reading
+
+    def installations(self) -> list[InstallationInfo]:
+        """Every installation that can be read, sorted by name."""
+
+    def problems(self) -> list[ProjectError]:
+        """What is wrong with each installation that ``installations`` leaves out."""
+
+    def target(self, text: str) -> InstallationInfo:
+        """The installation that ``connector:name``, ``connector`` or the beginning of an id means.
+
+        A connector alone means its only installation, and goes before an id.  UnknownName when
+        there is none; UsageError, naming the candidates, when there are several.
+        """
+
+    def removable(self, text: str) -> InstallationInfo:
+        """``target``, also of an installation that cannot be read, which has neither id nor config."""
+
+    def version(self, info: InstallationInfo) -> object:
+        """What differs after an installation's configuration, secrets or connector were changed."""
+
+    # -- connectors
+
+    @property
+    def registry(self) -> ConnectorRegistry:
+        """The connectors that can be used here, the project's own among them."""
+
+    def connector(self, info: InstallationInfo) -> Connector[Any, Any]:
+        """The connector of an installation: in the version that its settings pin, if they do."""
+
+    # -- data
+
+    def has_data(self, info: InstallationInfo) -> bool:
+        """Whether the installation's database is there: it was synced, or has a schedule."""
+
+    def place_of_data(self, info: InstallationInfo) -> str:
+        """Where the installation's data is, or will be, for people."""
+
+    def database(self, info: InstallationInfo) -> Database:
+        """The installation's data, or where it will be, for reading."""
+
+    def writable_database(self, info: InstallationInfo) -> Database:
+        """The same for writing.
+
+        ProjectError when another installation has its name, ProjectUntrusted where nothing may be written.
+        """
+
+    def credentials(self, info: InstallationInfo, destination: str | None = None) -> InstallationSecrets:
+        """The installation's secrets, for one origin alone when a ``destination`` is given."""
+
+    # -- writing
+
+    def audit_database(self, copy: Path | None = None) -> Database:
+        """The project's audit, or a copy of it in a file, for reading."""
+
+    def writable_audit(self) -> Database | None:
+        """The same for writing; None when this user may not write to the project."""
+
+    def audited(
+        self, action: str, what: InstallationInfo | str = "", /, **facts: Json
+    ) -> AbstractContextManager[dict[str, Json]]:
+        """Record a change in the project's audit: ``with project.audited("change_settings", info):``."""
+
+    def free_name(self, connector: str, name: str | None) -> str:
+        """The name that a new installation would have: the first free default for None.
+
+        UsageError when it cannot be one; ProjectError when it is taken, also by one that differs from it
+        in case alone.
+        """
+
+    def add(
+        self,
+        connector: str,
+        name: str | None,
+        config: Mapping[str, Json],
+        secrets: Mapping[str, str],
+        *,
+        now: float,
+        destination: str | None = None,
+        exist_ok: bool = False,
+    ) -> InstallationInfo:
+        """Store a new installation: all of it, or nothing when this raises or is killed.
+
+        Nothing is compared with what the connector declares.  ``now`` is in seconds since the epoch,
+        ``destination`` the origin for which the secrets are.  Data that ``remove`` kept under the same
+        name is used again.  With ``exist_ok`` an installation of that very name is returned as it is.
+        """
+
+    def reconfigure(self, info: InstallationInfo, revise: Revise) -> InstallationInfo:
+        """Replace an installation's configuration and secrets in one step, also when this is killed.
+
+        ``revise`` gets the installation and its secrets as they are now, and returns what to store.
+        No other process changes them meanwhile.
+        """
+
+    def change_settings(self, info: InstallationInfo, **settings: Json) -> InstallationInfo:
+        """Change some settings.  UsageError when one is unknown or invalid; nothing is changed then."""
+
+    def remove(self, info: InstallationInfo, *, keep_data: bool) -> None:
+        """Remove an installation with its secrets, and its data unless ``keep_data``."""
+
+
+def folder_of(project: ProjectManager) -> Path:
+    """The project's folder; ProjectError where a folder is needed and there is none: for a daemon."""
+    if project.root is None:
+        raise ProjectError(
+            f"{project.label} was opened without a folder, and a daemon or connectors of its own need one",
+            hint="make one that leads to it: max init DIR --database URL",
+        )
+    return project.root
+
+
+def name_of(text: str, names: Sequence[str], infos: Callable[[], Sequence[InstallationInfo]]) -> str:
+    """The ``connector:name`` among these that a text means: as it is, by its connector, or by an id."""
+    found = [name for name in names if text in (name, name.partition(":")[0])]
+    found = found or [str(info) for info in infos() if text and info.id.startswith(text)]
+    if not found:
+        raise UnknownName("installation", text, names)
+    if len(found) > 1:
+        problem = f"{text!r} may be any of {', '.join(found)}"
+        raise UsageError(problem, hint="write it as connector:name", candidates=found)
+    return found[0]
