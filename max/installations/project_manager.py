@@ -14,26 +14,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..errors import ProjectError, UnknownName, UsageError
 from ..model.settings import InstallationInfo
 from ..model.values import Json
-from ..upstream.credentials import CredentialStore
 
 if TYPE_CHECKING:
     from ..connector import Connector
     from ..storage.database import Database
-    from .credential_file import StoredSecrets
+    from .credential_file import FileCredentials, StoredSecrets
     from .onboarding import OnboardingResult
     from .registry import ConnectorRegistry
 
     Revise = Callable[[InstallationInfo, StoredSecrets], OnboardingResult]
-
-
-class InstallationSecrets(CredentialStore, Protocol):
-    """The secrets of an installation, also for code without an event loop."""
-
-    def read(self) -> dict[str, str]:
-        """Every secret by its name; blocks."""
-
-    def stored(self) -> StoredSecrets:
-        """Every secret by its name, and the origin that they were given for; blocks."""
 
 
 class ProjectManager(Protocol):
@@ -101,7 +90,7 @@ class ProjectManager(Protocol):
         ProjectError when another installation has its name, ProjectUntrusted where nothing may be written.
         """
 
-    def credentials(self, info: InstallationInfo, destination: str | None = None) -> InstallationSecrets:
+    def credentials(self, info: InstallationInfo, destination: str | None = None) -> FileCredentials:
         """The installation's secrets, for one origin alone when a ``destination`` is given."""
 
     # -- writing
