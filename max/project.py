@@ -651,7 +651,7 @@ class Project(Generic[R]):
         if str(runtime.info) != str(info):
             raise ProjectError(
                 f"{runtime.info} and {info} have the same id",
-                hint=f"one is a copy of the other: change the id beside {self.folder.place_of_data(info)}",
+                hint=f"one is a copy of the other: change the id in {self.folder.place_of(info)}",
             )
         return runtime
 

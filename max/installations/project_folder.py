@@ -170,6 +170,10 @@ class ProjectFolder(ProjectManager):
         """The installation's installation.json."""
         return self._folder(info) / INSTALLATION
 
+    def place_of(self, info: InstallationInfo) -> str:
+        """Its installation.json."""
+        return str(self.file(info))
+
     def has_data(self, info: InstallationInfo) -> bool:
         """Whether the installation's database is there: it was synced, or has a schedule."""
         return (self._folder(info) / DATABASE).exists()

@@ -64,6 +64,9 @@ class ProjectManager(Protocol):
     def version(self, info: InstallationInfo) -> object:
         """What differs after an installation's configuration, secrets or connector were changed."""
 
+    def place_of(self, info: InstallationInfo) -> str:
+        """Where the installation is written down, for people."""
+
     # -- connectors
 
     @property
