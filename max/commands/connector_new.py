@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from ..errors import MaxError, ProjectError, UsageError
+from ..installations.files import place_within
 from ..installations.project_folder import ProjectFolder
 from ..installations.registry import PREFIX, SUFFIX
 from .connector import FAKE
@@ -116,8 +117,7 @@ def _folder(options: Options) -> Path:
         if error.code == "project.untrusted":
             raise
         root = Path(options.project)
-    here = Path.cwd()
-    folder = (root / FOLDER).resolve()
+    here, folder = Path.cwd(), place_within(root / FOLDER, root)
     return folder.relative_to(here) if folder.is_relative_to(here) else folder
 
 

@@ -77,7 +77,8 @@ def run_llm_bootstrap(options: Options) -> Answer:
     text = entity_guide(project, options.entity) if options.entity else guide(project)
     names = [str(info) for info in project.installations()]
     if options.write:
-        outcome = (write_skill if options.skill else write_section)(options.write, text, names)
+        write = write_skill if options.skill else write_section
+        outcome = write(options.write, text, names, project=project.root)
         return options.answer({"file": options.write, "outcome": outcome}, lambda: [outcome])
     if options.skill:
         text = skill_file(text, names)

@@ -4,6 +4,8 @@ Rule 1: what a person wrote is never overwritten.  A marker holds the digest of 
 has another digest was edited, and is left alone.
 
 Rule 2: outside of its section no byte of an AGENTS.md changes.
+
+Rule 3: a link is followed within the project, or within the folder of a file that lies elsewhere.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import ProjectError
+from ..installations.files import place_within
 from .console import console
 from .text import first_few
 
@@ -45,9 +48,9 @@ def agents_section(text: str) -> str:
     return f"<!-- max:begin {digest(text)} {made} -->\n{text}{CLOSING}\n"
 
 
-def write_skill(path: str, text: str, sources: Sequence[str]) -> str:
+def write_skill(path: str, text: str, sources: Sequence[str], *, project: Path | None = None) -> str:
     """Write a SKILL.md; ProjectError when the file there was edited, or is not ours."""
-    file = console().file(path)
+    file = _place(path, project)
     before, newline = content(file)
     if before is not None:
         found = MARKER.search(before)
@@ -59,9 +62,9 @@ def write_skill(path: str, text: str, sources: Sequence[str]) -> str:
     return f"{'renewed' if before is not None else 'wrote'} {path}"
 
 
-def write_section(path: str, text: str, sources: Sequence[str]) -> str:
+def write_section(path: str, text: str, sources: Sequence[str], *, project: Path | None = None) -> str:
     """Write the section of an AGENTS.md; ProjectError when it was edited, or has no end."""
-    file = console().file(path)
+    file = _place(path, project)
     before, newline = content(file)
     section = agents_section(text)
     if before is None or not before.strip():
@@ -91,6 +94,16 @@ def refused(file: Path, what: str) -> ProjectError:
     return ProjectError(f"{file} {what}", hint=hint)
 
 
+def _place(path: str, project: Path | None) -> Path:
+    """The file behind links; ProjectError when they lead away, or what is there is no file."""
+    file = console().file(path).absolute()
+    inside = project is not None and file.is_relative_to(project)
+    real = place_within(file, project if project is not None and inside else file.parent)
+    if real.exists() and not real.is_file():  # a pipe would be waited for
+        raise ProjectError(f"{file} is not a file", hint="nothing was written; move it away, or name a file")
+    return real
+
+
 def content(file: Path) -> tuple[str | None, str]:
     """A file's text with plain line ends, and its own line end; None when there is no file."""
     try:
@@ -103,10 +116,10 @@ def content(file: Path) -> tuple[str | None, str]:
 
 
 def replace(file: Path, text: str, newline: str) -> None:
-    """Give a file new content in one step; a link stays one, and a mode is kept."""
-    file = file.resolve()  # AGENTS.md is often a link
+    """Give a file new content in one step; its mode is kept."""
     file.parent.mkdir(parents=True, exist_ok=True)
     beside = file.with_name(f".{file.name}.max-new")
+    beside.unlink(missing_ok=True)  # a link there would be followed
     try:
         beside.write_bytes(text.replace("\n", newline).encode())
         if file.exists():

@@ -56,6 +56,21 @@ def _content(path: Path) -> bytes:
             os.close(descriptor)
 
 
+def place_within(path: Path, folder: Path) -> Path:
+    """Where a path really is, within a folder that another person may have made, such as one that was cloned.
+
+    ProjectError when a link leads out of the folder.
+    """
+    real = Path(os.path.realpath(path))
+    if not real.is_relative_to(os.path.realpath(folder)):
+        raise ProjectError(
+            f"{path} is a link that leads out of {folder}, to {real}",
+            hint="nothing was written; name that place itself, or remove the link",
+            path=str(path),
+        )
+    return real
+
+
 def _kind(mode: int) -> str:
     kinds = {stat.S_ISDIR: "folder", stat.S_ISFIFO: "pipe", stat.S_ISSOCK: "socket"}
     return next((name for is_kind, name in kinds.items() if is_kind(mode)), "device")

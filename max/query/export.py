@@ -85,6 +85,8 @@ def export(
         targets = _targets(selections, format, to)
         for target in targets:
             _refuse_occupied(target, reader, force=force)
+            if target != to:
+                _refuse_link(target, to)
         if to not in targets:
             to.mkdir(parents=True, exist_ok=True)
     if format == "sqlite":
@@ -119,6 +121,14 @@ def _refuse_occupied(target: Path, reader: Reader, *, force: bool) -> None:
         raise UsageError(f"{target} {what}", hint="name another file")
     if target.exists() and not force:
         raise UsageError(f"{target} exists already", hint="write over it with --force")
+
+
+def _refuse_link(target: Path, folder: Path) -> None:
+    """UsageError for a link that leads out of the folder: its files have names that others can know."""
+    real = os.path.realpath(target)
+    if not Path(real).is_relative_to(os.path.realpath(folder)):
+        what = f"{target} is a link that leads out of {folder}, to {real}"
+        raise UsageError(what, hint="remove it, or name another folder")
 
 
 def lines(
@@ -193,6 +203,7 @@ def written(path: Path, *, force: bool) -> Iterator[Path]:
     real = Path(os.path.realpath(path))
     beside = real.with_name(f".{real.name[:50]}.{os.getpid()}.new")
     with _failing(path):
+        beside.unlink(missing_ok=True)  # a link there would be followed
         try:
             yield beside
             with beside.open("rb+") as file:

@@ -97,6 +97,8 @@ VALID: Mapping[str, Callable[[Json], bool]] = {
 
 def refuse_existing(path: Path) -> None:
     """RecordingError when a file already has content: each recording has a file of its own."""
+    if path.is_symlink():
+        raise RecordingError(f"{path} is a link", hint="record to a new file: a link may lead anywhere")
     if path.exists() and (not path.is_file() or path.stat().st_size):
         raise RecordingError(
             f"{path} already exists and is not empty",
