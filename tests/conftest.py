@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,24 @@ AT_ANY_SPEED: dict[str, Any] = {"deadline": None, "suppress_health_check": [Heal
 settings.register_profile("same", derandomize=True, **AT_ANY_SPEED)
 settings.register_profile("explore", **AT_ANY_SPEED)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
+
+
+FEW = 5  # examples on Postgres, where each has a schema of its own
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """The drawn examples of a test are fewer on Postgres: SQLite has the many."""
+    test = getattr(item, "obj", None)
+    test = getattr(test, "__func__", test)
+    usual = getattr(test, "_hypothesis_internal_use_settings", None)
+    if usual is None or item.get_closest_marker("postgres") is None:
+        return (yield)
+    test._hypothesis_internal_use_settings = settings(usual, max_examples=min(FEW, usual.max_examples))
+    try:
+        return (yield)
+    finally:
+        test._hypothesis_internal_use_settings = usual
 
 
 @pytest.fixture

@@ -91,8 +91,34 @@ class Store:
         return await self.receive(Delivery(entities, at, listing))
 
 
+class PassingDatabase(PostgresDatabase):
+    """A schema that goes when the database is stopped."""
+
+    async def stop(self) -> None:
+        """Close it, and drop the schema."""
+        await super().stop()
+        await asyncio.to_thread(self.delete)
+
+
+_on_postgres = False
+
+
+class OnlySqlite(str):
+    """A place that is in memory, whatever ``either`` says."""
+
+    __slots__ = ()
+
+
+
+def memory_database() -> SqliteDatabase | PostgresDatabase:
+    """A new database that nothing outlives: in memory, or a schema of its own (see ``either``)."""
+    return PassingDatabase(shared_url(), new_schema()) if _on_postgres else SqliteDatabase(MEMORY)
+
+
 def database_at(place: str | Path) -> SqliteDatabase | PostgresDatabase:
     """The database of a place: a file, one in memory, or ``postgresql://…#schema``."""
+    if place == MEMORY and not isinstance(place, OnlySqlite):
+        return memory_database()
     url, _, schema = str(place).partition("#")
     return PostgresDatabase(url, schema) if schema else SqliteDatabase(place)
 
@@ -141,19 +167,19 @@ POSTGRES = pytest.param("postgres", marks=pytest.mark.postgres)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """Where a store keeps its data: every test of a contract runs on each."""
     if request.param != "postgres":
-        yield MEMORY if request.param == "memory" else str(tmp_path / "data.db")
+        yield OnlySqlite(MEMORY) if request.param == "memory" else str(tmp_path / "data.db")
         return
     url, schema = shared_url(), new_schema()
     yield f"{url}#{schema}"
     PostgresDatabase(url, schema).delete()
 
 
-@pytest.fixture(params=["sqlite", POSTGRES])
-def in_memory(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A place for tests that need no file: empty, and emptied at every opening in SQLite alone."""
-    if request.param != "postgres":
-        yield MEMORY
-        return
-    url, schema = shared_url(), new_schema()
-    yield f"{url}#{schema}"
-    PostgresDatabase(url, schema).delete()
+@pytest.fixture(scope="module", params=["sqlite", POSTGRES])
+def either(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a test has in memory is in Postgres the second time."""
+    global _on_postgres
+    _on_postgres = request.param == "postgres"
+    if _on_postgres:
+        shared_url()
+    yield
+    _on_postgres = False

@@ -88,6 +88,7 @@ def test_an_entity_of_another_schema_is_refused(place: str) -> None:
     assert using(place, lambda store: store.engine.query(Person).all()) == []
 
 
+@pytest.mark.usefixtures("either")
 @settings(deadline=None, max_examples=80)
 @given(st.permutations([Person("a", name="x", age=1), Person("a", score=2.5), Person("a", boss=None)]))
 def test_partial_records_of_different_fields_merge_in_every_order(some: list[Person]) -> None:
@@ -99,6 +100,7 @@ def test_partial_records_of_different_fields_merge_in_every_order(some: list[Per
     assert using(MEMORY, body) == Person("a", name="x", age=1, score=2.5, boss=None)
 
 
+@pytest.mark.usefixtures("either")
 @settings(deadline=None, max_examples=60)
 @given(st.lists(records(Person, st.sampled_from("ab")), max_size=6), st.data())
 def test_storing_one_by_one_or_all_at_once_comes_to_the_same(some: list[Person], data: st.DataObject) -> None:
@@ -140,6 +142,7 @@ def test_selecting_some_fields_leaves_the_others_out(place: str) -> None:
     assert using(place, body) == [[Person("a", age=36)], [Person("a")], [Person("a", age=36)]]
 
 
+@pytest.mark.usefixtures("either")
 @settings(deadline=None, max_examples=50)
 @given(schemas(), st.data())
 def test_p11_what_is_stored_and_queried_back_is_equal_in_value_and_type(
@@ -160,6 +163,7 @@ def test_p11_what_is_stored_and_queried_back_is_equal_in_value_and_type(
         }
 
 
+@pytest.mark.usefixtures("either")
 @settings(deadline=None, max_examples=30)
 @given(schemas())
 def test_p9_the_engine_creates_the_tables_of_any_schema_and_of_its_json(schema: Schema) -> None:
@@ -170,6 +174,7 @@ def test_p9_the_engine_creates_the_tables_of_any_schema_and_of_its_json(schema: 
     assert using(MEMORY, body, schema) == using(MEMORY, body, again) == [0] * len(schema.entities)
 
 
+@pytest.mark.usefixtures("either")
 @settings(deadline=None, max_examples=40)
 @given(st.lists(moments, min_size=1, max_size=3), st.sampled_from([0, 1, 2, 4, 5, 6, 7]))
 def test_times_as_upstream_writes_them_are_stored_as_the_moments_they_are(
@@ -214,6 +219,7 @@ WRONG: Any = st.deferred(
 )
 
 
+@pytest.mark.usefixtures("either")
 @settings(deadline=None, max_examples=120)
 @given(WRONG, st.lists(records(Person), max_size=3), st.lists(records(Person), max_size=3))
 def test_p10_an_ill_typed_record_is_refused_before_any_row_changes(
@@ -236,6 +242,7 @@ def test_p10_an_ill_typed_record_is_refused_before_any_row_changes(
     assert new == old
 
 
+@pytest.mark.usefixtures("either")
 def test_p10_every_oddity_is_refused_where_it_does_not_fit() -> None:
     oddities = [
         (name, value)
@@ -385,6 +392,7 @@ async def ask(store: Store, people: list[Person], *conditions: Filter[Person]) -
     return {person.id for person in await store.engine.query(Person).where(*conditions).all()}
 
 
+@pytest.mark.usefixtures("either")
 @settings(deadline=None, max_examples=250)
 @given(PEOPLE, CONDITIONS)
 def test_a_query_finds_exactly_what_its_filter_means(people: list[Person], condition: Filter[Person]) -> None:
@@ -404,6 +412,7 @@ def test_a_query_finds_exactly_what_its_filter_means(people: list[Person], condi
     assert count == len(found)
 
 
+@pytest.mark.usefixtures("either")
 @settings(deadline=None, max_examples=80)
 @given(
     PEOPLE,
@@ -543,6 +552,7 @@ def sorted_ids(people: list[Person], order: list[tuple[str, bool, bool]]) -> lis
     return [person.id for person in found]
 
 
+@pytest.mark.usefixtures("either")
 @settings(deadline=None, max_examples=150)
 @given(PEOPLE, ORDERS, st.integers(1, 4))
 def test_paging_under_any_order_gives_every_row_once(

@@ -67,6 +67,8 @@ class Event(Entity):
     club: Field[Ref[Club] | None] = Field()
 
 
+pytestmark = pytest.mark.usefixtures("either")
+
 T = TypeVar("T")
 ENTITIES: list[type[Entity]] = [City, Person, Club, Event]
 SCHEMA = Schema(ENTITIES, roots=[City])

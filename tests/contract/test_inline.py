@@ -228,6 +228,7 @@ def test_an_invalid_list_costs_its_row_and_an_invalid_member_costs_the_member_al
     using(place, body, SCHEMA)
 
 
+@pytest.mark.usefixtures("either")
 @given(
     st.permutations(range(1, 7)).flatmap(
         lambda times: st.lists(

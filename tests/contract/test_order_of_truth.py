@@ -67,6 +67,7 @@ async def seen(store: Store) -> dict[str, Any] | None:
     return {name: value for name, value in values_of(found[0]).items() if name != "id"} if found else None
 
 
+@pytest.mark.usefixtures("either")
 @given(responses())
 def test_the_response_to_the_later_request_wins_in_any_order(some: Sequence[Response]) -> None:
     removed = max((one.at for one in some if one.gone), default=0.0)

@@ -119,6 +119,7 @@ def test_a_row_that_came_along_once_is_no_fresher_when_the_page_comes_without_it
     assert using(place, body) == [100.0, 200.0]
 
 
+@pytest.mark.usefixtures("either")
 @settings(deadline=None, max_examples=80)
 @given(
     st.lists(

@@ -29,8 +29,11 @@ from max.model.migrations import (
 from max.model.schema import Schema
 from max.model.text_search import Found, TextQuery
 from max.storage import full_text, sqlite_full_text
+from max.storage.postgres import PostgresDatabase
 from max.storage.sqlite import MEMORY, SqliteDatabase
+from tests.contract.places import database_at
 
+pytestmark = pytest.mark.usefixtures("either")
 T = TypeVar("T")
 NOON = 1_800_000_000.0
 
@@ -63,7 +66,7 @@ class Place:
 
     engine: SqliteEngine
 
-    def __init__(self, database: SqliteDatabase) -> None:
+    def __init__(self, database: SqliteDatabase | PostgresDatabase) -> None:
         self.database = database
 
     async def open(self, schema: Schema = SCHEMA, policy: SchemaPolicy = NO_POLICY) -> None:
@@ -93,7 +96,7 @@ class Place:
 
 @asynccontextmanager
 async def placed(path: Path | str = MEMORY) -> Any:
-    database = SqliteDatabase(path)
+    database = database_at(path)
     await database.start()
     try:
         place = Place(database)

@@ -1,0 +1,175 @@
+"""A caller's own SQL in Postgres: one statement that reads, for so long, so many rows.
+
+The server itself refuses all else: the transaction is READ ONLY, one statement alone fits the extended
+protocol, and ``statement_timeout`` ends what takes too long.  A role that may read nothing but the schema
+is the operator's to make (docs/postgres.md): what it may not read, no statement of a caller can.
+
+Everything comes as text of the server and becomes what SQLite answers: a number, a text, bytes, or None;
+truth is 1 and 0, times are ISO 8601 in UTC, JSON its text.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..errors import InvalidSql, SqlLimit
+from .database import Selection, TableShape, Values
+from .postgres_dialect import LOST, TOKEN, state_of, words_of
+
+ONE_SELECT = "one SELECT, or WITH … SELECT, is allowed; nothing can be changed"
+FEWER = "sort, group or join fewer rows, or raise the timeout"
+READS = ("SELECT", "WITH", "VALUES", "TABLE", "EXPLAIN", "SHOW")
+CURSOR = "_max_select"
+DECLARED = f'DECLARE "{CURSOR}" CURSOR FOR '
+REFUSED = ("25006", "0A000")  # it would write; a cursor cannot be of such a statement
+BEYOND = ("53200", "54")  # memory, limits of the server
+NAMES = {  # of types, as the views of SQLite declare them
+    "int2": "INTEGER",
+    "int4": "INTEGER",
+    "int8": "INTEGER",
+    "numeric": "REAL",
+    "float4": "REAL",
+    "float8": "REAL",
+    "bool": "BOOLEAN",
+    "timestamptz": "TIMESTAMP",
+    "timestamp": "TIMESTAMP",
+    "date": "DATE",
+    "json": "JSON",
+    "jsonb": "JSON",
+    "bytea": "BLOB",
+}
+TABLES = """
+    SELECT CAST(c.relname AS text), CASE c.relkind WHEN 'v' THEN 'view' ELSE 'table' END, c.oid,
+           CASE c.relkind WHEN 'v' THEN 'CREATE VIEW ' || quote_ident(c.relname) || ' AS '
+                                        || pg_get_viewdef(c.oid) ELSE '' END
+      FROM pg_class AS c
+     WHERE c.relnamespace = to_regnamespace(quote_ident(current_schema())) AND c.relkind IN ('r', 'v', 'm')
+       AND c.relname NOT LIKE '\\_%' ORDER BY c.relname COLLATE "C"
+"""
+SHAPE = """
+    SELECT CAST(a.attname AS text), CAST(t.typname AS text) FROM pg_attribute AS a
+      JOIN pg_type AS t ON t.oid = a.atttypid
+     WHERE a.attrelid = ? AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
+"""
+COMMENT = re.compile(r"\s+|--[^\n]*(?:\n|$)|/\*.*?\*/", re.DOTALL)
+
+
+def select(connection: Any, statement: str, values: Values, *, limit: int, timeout: float) -> Selection:
+    """The first rows of a statement; InvalidSql, SqlLimit."""
+    _refuse(statement)
+    raw = connection.raw
+    connection.execute(f"SAVEPOINT {CURSOR}")  # what fails leaves the snapshot as it was
+    try:
+        connection.execute(f"SET LOCAL statement_timeout TO {max(1, round(timeout * 1_000))}")
+        with raw.cursor(CURSOR) as cursor:
+            _adapt(cursor)
+            cursor.execute(_with_marks(statement, values), values or None)
+            rows = cursor.fetchmany(limit + 1)
+            described = cursor.description or ()
+    except connection.dialect.errors as error:
+        raise _explained(statement, error, timeout) from error
+    finally:
+        if not connection.is_closed:
+            connection.execute(f"ROLLBACK TO SAVEPOINT {CURSOR}")
+    known = raw.adapters.types
+    types = [_type_name(known.get(one.type_code)) for one in described]
+    return Selection([one.name for one in described], types, rows[:limit], len(rows) > limit)
+
+
+def tables(connection: Any) -> list[TableShape]:
+    """The tables and views that are not internal, sorted by name."""
+    found = []
+    for name, kind, number, definition in connection.execute(TABLES).fetchall():
+        columns = connection.execute(SHAPE, (number,)).fetchall()
+        shape = [(column, NAMES.get(declared, "TEXT")) for column, declared in columns]
+        found.append(TableShape("", name, kind, shape, definition))
+    return found
+
+
+def _refuse(statement: str) -> None:
+    """InvalidSql for what does not begin as something that reads."""
+    rest = statement
+    while (found := COMMENT.match(rest)) and found.end():
+        rest = rest[found.end() :]
+    words = re.match(r"\(*\s*(\w+)", rest)
+    if not rest.strip(" ;\n\t"):
+        raise InvalidSql(statement, "there is no statement", hint=ONE_SELECT)
+    if words is None or words[1].upper() not in READS:
+        raise InvalidSql(
+            statement, f"{(words[1] if words else rest[:10])!r} does not begin one", hint=ONE_SELECT
+        )
+
+
+def _with_marks(statement: str, values: Values) -> str:
+    """The statement with psycopg's marks for ``?`` and ``:name``; nothing else is touched.
+
+    InvalidSql where a parameter has no value.
+    """
+    body = statement.rstrip().rstrip(";")
+
+    def mark(match: re.Match[str]) -> str:
+        kind, text = match.lastgroup, match[0]
+        if kind == "parameter":
+            name = text[1:]
+            if not isinstance(values, Mapping) or name not in values:
+                hint = f"give it with --param {name}=VALUE"
+                raise InvalidSql(statement, f"a parameter has no value: {text}", hint=hint)
+            return f"%({name})s"
+        if kind == "place":
+            return "%s"
+        return text.replace("%", "%%") if values else text
+
+    return TOKEN.sub(mark, body)
+
+
+def _explained(statement: str, error: Exception, timeout: float) -> Exception:
+    """What the server's error means: errors of the connection stay."""
+    state = state_of(error)
+    if state == "57014":
+        return SqlLimit(f"the statement takes more than {timeout:g} seconds", hint=FEWER)
+    if state.startswith(BEYOND):
+        return SqlLimit(words_of(error), hint=FEWER)
+    if state in REFUSED:
+        return InvalidSql(statement, "it does more than read", hint=ONE_SELECT)
+    if state.startswith((*LOST, "53", "58", "XX", "40")):
+        return error
+    hint = getattr(getattr(error, "diag", None), "message_hint", None) or ""
+    return InvalidSql(statement, words_of(error), _place(statement, error), hint=hint)
+
+
+def _place(statement: str, error: Exception) -> int | None:
+    """Where in the statement the server has seen the error; it counts from the cursor's declaration on."""
+    found = getattr(getattr(error, "diag", None), "statement_position", None)
+    at = -1 if found is None else int(found) - 1 - len(DECLARED)
+    return at if 0 <= at <= len(statement) else None
+
+
+def _type_name(info: Any) -> str:
+    name = getattr(info, "name", "")
+    return NAMES.get(name, "TEXT")
+
+
+def _adapt(cursor: Any) -> None:
+    """Values as SQLite would give them."""
+    from psycopg.adapt import Loader
+    from psycopg.types.string import ByteaLoader, StrDumperUnknown, TextLoader
+
+    def loading(convert: Callable[[str], Any]) -> type[Loader]:
+        class Converting(Loader):
+            def load(self, data: Any) -> Any:
+                return convert(bytes(data).decode())
+
+        return Converting
+
+    adapters = cursor.adapters
+    adapters.register_dumper(str, StrDumperUnknown)  # a text in a comparison takes the column's type
+    adapters.register_loader("bool", loading(lambda text: int(text == "t")))
+    adapters.register_loader("timestamptz", loading(lambda text: text[:-3].replace(" ", "T", 1)))
+    adapters.register_loader("timestamp", loading(lambda text: text.replace(" ", "T", 1)))
+    adapters.register_loader("jsonb", loading(lambda text: json.dumps(json.loads(text), ensure_ascii=False)))
+    adapters.register_loader("bytea", ByteaLoader)
+    for kind in ("date", "time", "timetz", "interval", "uuid", "json", "inet", "cidr"):
+        adapters.register_loader(kind, TextLoader)
