@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from tests.command_line import Cli, running
 
@@ -27,18 +27,20 @@ settings.register_profile("explore", **AT_ANY_SPEED)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
+SEARCHING = (Phase.explicit, Phase.generate)  # and nothing is shrunk: that takes as long again, many times
 FEW = 5  # examples on Postgres, where each has a schema of its own
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     """The drawn examples of a test are fewer on Postgres: SQLite has the many."""
-    test = getattr(item, "obj", None)
+    test: Any = getattr(item, "obj", None)
     test = getattr(test, "__func__", test)
     usual = getattr(test, "_hypothesis_internal_use_settings", None)
     if usual is None or item.get_closest_marker("postgres") is None:
         return (yield)
-    test._hypothesis_internal_use_settings = settings(usual, max_examples=min(FEW, usual.max_examples))
+    examples = min(FEW, usual.max_examples)
+    test._hypothesis_internal_use_settings = settings(usual, max_examples=examples, phases=SEARCHING)
     try:
         return (yield)
     finally:

@@ -28,7 +28,7 @@ def copy_rows(source: Connection, tables: Tables, selections: Sequence[Selected]
     counts = []
     with closing(connect_to_make(str(path))) as target, translated(str(path)), transaction(target):
         for name, query, paths in selections:
-            target.execute(_create(source.dialect, name, paths, names))
+            target.execute(_create(target.dialect, name, paths, names))
             marks = ", ".join("?" for _ in paths)
             insert, count = f"INSERT INTO {quoted(name)} VALUES ({marks})", 0
             for columns in tables.stored_columns(source, query, paths, BATCH):

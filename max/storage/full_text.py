@@ -178,8 +178,9 @@ class FullText(RenameOwner):
             selects.append(f"SELECT {one.before} + t._row AS id, {texts} {rows}")
             for trigger, sql in triggers(connection, mapping, one).items():
                 put(connection, "trigger", trigger, mapping.table, sql)
-        view = f"CREATE VIEW _max_find_row AS {' UNION ALL '.join(selects)}"
-        parts = "CREATE VIEW _max_find_part_row AS SELECT id, part FROM _max_find_row WHERE part <> ''"
+        rows = " UNION ALL ".join(selects)
+        view = f"CREATE VIEW _max_find_row AS {rows}"
+        parts = f"CREATE VIEW _max_find_part_row AS SELECT id, part FROM ({rows}) AS r WHERE part <> ''"
         put(connection, "view", "_max_find_row", PLACE, view)
         put(connection, "view", "_max_find_part_row", PLACE, parts)
 

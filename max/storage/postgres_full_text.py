@@ -44,7 +44,7 @@ PUT = """
     ON CONFLICT (id) DO NOTHING
 """
 # The weights of D, C, B and A: the words of a title are A, all others D.
-RANK = "ts_rank(CAST('{0.1, 0.1, 0.1, 1.0}' AS real[]), words, q.query)"
+RANK = "ts_rank(CAST('{{0.1, 0.1, 0.1, 1.0}}' AS real[]), words, q.query)"
 WORDS = "FROM _max_find, (SELECT CAST(:words AS tsquery) AS query) AS q WHERE words @@ q.query AND {within}"
 FIND_WORDS = f"SELECT id, CAST({RANK} AS REAL) {WORDS} ORDER BY 2 DESC, id LIMIT :limit"
 COUNT_WORDS = f"SELECT count(*) {WORDS}"

@@ -202,9 +202,9 @@ class Quarantine(RenameOwner):
         """Rows follow the name of their entity, and that of the entity whose listing brought them."""
         connection.execute("UPDATE _max_quarantine SET entity = ? WHERE entity = ?", (new, old))
         connection.execute(
-            "UPDATE _max_quarantine SET collection = ? || substr(collection, ?)"
-            " WHERE substr(collection, 1, ?) = ?",
-            (new, len(old) + 1, len(old) + 1, f"{old}."),
+            "UPDATE _max_quarantine SET collection = :new || substr(collection, length(:old) + 1)"
+            " WHERE substr(collection, 1, length(:old) + 1) = :old || '.'",
+            {"old": old, "new": new},
         )
 
     def rename_field(self, connection: Connection, entity: str, old: str, new: str, targets: Targets) -> None:

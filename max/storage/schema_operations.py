@@ -267,9 +267,8 @@ class SchemaOperations:
         for owner in self._owners:
             owner.drop_rows(self._connection, entity, gone, key.collections)
         dropped = self._connection.execute(f"DELETE FROM {table} WHERE _row IN ({gone})").rowcount
-        self._connection.execute(
-            f"UPDATE {table} SET _id = ? || _row", ("\0",)
-        )  # so that two may change places
+        # under other ids for a moment, so that two may change places
+        self._connection.execute(f"UPDATE {table} SET _id = ? || _row", (self._no_beginning(table),))
         self._connection.execute(
             f"UPDATE {table} SET _id = (SELECT new FROM _max_new_id AS k WHERE k.row = _row)"
         )
@@ -281,6 +280,14 @@ class SchemaOperations:
             owner.change_ids(self._connection, entity, "_max_new_id", key.parents)
         self._connection.execute("DROP TABLE _max_new_id")
         return dropped
+
+    def _no_beginning(self, table: str) -> str:
+        """A text with which no id of a table begins."""
+        text = "\1"
+        sql = f"SELECT 1 FROM {table} WHERE substr(_id, 1, length(:text)) = :text LIMIT 1"
+        while self._connection.execute(sql, {"text": text}).fetchone():
+            text += "\1"
+        return text
 
     def _change_ref(self, path: Path) -> None:
         """Have a ref point at the new ids; one to a row that was dropped is not loaded any more."""

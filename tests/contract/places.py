@@ -109,7 +109,6 @@ class OnlySqlite(str):
     __slots__ = ()
 
 
-
 def memory_database() -> SqliteDatabase | PostgresDatabase:
     """A new database that nothing outlives: in memory, or a schema of its own (see ``either``)."""
     return PassingDatabase(shared_url(), new_schema()) if _on_postgres else SqliteDatabase(MEMORY)
