@@ -45,6 +45,8 @@ COMMANDS = {
     "audit": ("Set up", "audit", "show who changed what, and who read secrets"),
     "audit prune": ("Set up", "audit", "remove its old rows, once they are copied into a file"),
     "trust": ("Set up", "trust", "allow the connectors that a project brings along to run"),
+    "keys new": ("Set up", "keys", "print a new key, which seals the secrets of a project in a database"),
+    "keys rotate": ("Set up", "keys", "seal those secrets with a new key"),
     "sync": ("Sync", "sync", "copy what changed into the installation's database"),
     "schedule": ("Sync", "schedule", "sync installations by themselves, again and again"),
     "status": ("Sync", "status", "show when each installation was synced, and what it holds"),

@@ -22,7 +22,9 @@ them, always ``from error``.
     ├── InvalidEntity               invalid values, each with its path
     ├── NotFound                    no such entity, sync or installation
     ├── ProjectError                the project's folder: missing, damaged, in use, not writable
-    │   └── ProjectUntrusted            another user's folder, or code that was not allowed  exit 4
+    │   ├── ProjectUntrusted            another user's folder, or code that was not allowed  exit 4
+    │   ├── KeyMissing                  no key for the secrets in a database, or one that others could read
+    │   └── KeyWrong                    the keys do not open what another one has sealed
     ├── StorageError                the database cannot answer
     │   ├── StorageEmpty                there is no data yet
     │   ├── StorageFull                 the disk is full
@@ -32,7 +34,13 @@ them, always ``from error``.
     │   ├── StorageReplaced             the file was removed or replaced while it was open
     │   ├── StorageNewer                a newer Max wrote the file
     │   ├── StorageForeign              the file is another connector's
-    │   └── StorageOlder                a Max before 0.1.0 wrote the file
+    │   ├── StorageOlder                a Max before 0.1.0 wrote the file
+    │   ├── StorageUnreachable          no server answers, or it went away
+    │   ├── StorageBusy                 the server takes no more connections
+    │   ├── StorageDenied               the server refuses the user, the password or a right
+    │   ├── StorageMissing              the server has no such database
+    │   ├── StorageTimeout              a statement took longer than the server allows
+    │   └── StorageConflict             others changed the same; it can be tried again
     ├── SyncError                   a sync that cannot start or continue
     │   ├── SyncRunning                 another process is syncing
     │   ├── SuspiciousRemoval           so many rows are gone that a person must allow it
@@ -435,6 +443,18 @@ class ProjectUntrusted(ProjectError):
 
     code = "project.untrusted"
     exit_status = 4
+
+
+class KeyMissing(ProjectError):
+    """There is no key for the secrets of a project, or one that others could read."""
+
+    code = "project.key_missing"
+
+
+class KeyWrong(ProjectError):
+    """The keys that were given do not open what another one has sealed."""
+
+    code = "project.key_wrong"
 
 
 class StorageError(MaxError):

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Self, TypeAl
 
 from .core import InstallationInfo, Runtime, Sync, SyncOptions, in_thread
 from .errors import MaxError, ProjectError, StorageEmpty, UnknownName
-from .installations.project_folder import ProjectFolder
 from .installations.project_manager import ProjectManager
+from .installations.projects import find_project, open_project
 from .model.values import Json
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypeVar as TypeVarWithDefault
 
     from .installations.credential_file import StoredSecrets
+    from .installations.encryption import KeySource
     from .installations.onboarding import OnboardingResult
     from .model.audit import AuditCheck, AuditRow
     from .model.entities import Entity, FieldOf, Ref
@@ -111,7 +112,7 @@ class Project(Generic[R]):
     @classmethod
     def find(cls, path: Path | str = ".") -> Self:
         """The project of a folder, or of the nearest above, for ``read`` without an event loop."""
-        return cls(ProjectFolder.find(path))
+        return cls(find_project(path))
 
     @overload
     @classmethod
@@ -122,11 +123,18 @@ class Project(Generic[R]):
         create: bool = False,
         trusted: bool = False,
         middlewares: Sequence[Middleware[Call]] = (),
+        keys: KeySource | None = None,
     ) -> AbstractAsyncContextManager[Project[InstallationRuntime]]: ...
     @overload
     @classmethod
     def open(
-        cls, path: Path | str = ".", *, create: bool = False, trusted: bool = False, runtimes: Runtimes[R]
+        cls,
+        path: Path | str = ".",
+        *,
+        create: bool = False,
+        trusted: bool = False,
+        runtimes: Runtimes[R],
+        keys: KeySource | None = None,
     ) -> AbstractAsyncContextManager[Project[R]]: ...
     @classmethod
     @asynccontextmanager
@@ -138,15 +146,17 @@ class Project(Generic[R]):
         trusted: bool = False,
         runtimes: Runtimes[R] | None = None,
         middlewares: Sequence[Middleware[Call]] = (),
+        keys: KeySource | None = None,
     ) -> AsyncIterator[Project[Any]]:
-        """The project of a folder, or of the nearest folder above.
+        """The project of a folder, or of the nearest folder above, or of ``postgresql://…``.
 
         When there is none: with ``create`` the folder becomes one, without it ProjectError.  With
         ``trusted`` its own connectors run wherever it comes from; otherwise ProjectUntrusted when
         this user neither made it on this machine nor allowed it with ``max trust``.  ``runtimes`` and
-        ``middlewares`` are as for Project.
+        ``middlewares`` are as for Project.  ``keys`` finds the keys of the secrets in a database; without it
+        ``MAX_KEY`` says where they are.
         """
-        folder = await in_thread(lambda: ProjectFolder.open(path, create=create, trusted=trusted))
+        folder = await in_thread(lambda: open_project(path, create=create, trusted=trusted, keys=keys))
         async with cls(folder, runtimes=runtimes, middlewares=middlewares) as project:
             yield project
 

@@ -281,7 +281,7 @@ class TestSeams:
         files = {
             p for p in package.rglob("*.py") if p.parent.name != "storage" and made.search(p.read_text())
         }
-        named = {"installations/project_folder.py", "testing/harness.py"}
+        named = {"installations/project_folder.py", "installations/project_database.py", "testing/harness.py"}
         assert {str(path.relative_to(package)) for path in files} == named
 
     def test_no_command_knows_a_connection_or_sql(self) -> None:

@@ -59,9 +59,9 @@ class Console:
 
     def find_project(self, folder: str) -> ProjectManager:
         """The project of a folder, which may be relative to the current one; ProjectError without any."""
-        from ..installations.project_folder import ProjectFolder  # printing needs none of it
+        from ..installations.projects import VARIABLE, find_project  # printing needs none of it
 
-        return ProjectFolder.find(folder)
+        return find_project(folder, database=self.environment.get(VARIABLE, ""))
 
     def check(self, options: Options) -> None:
         """Look at the options of a command before it begins."""

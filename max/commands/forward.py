@@ -40,7 +40,7 @@ GREETING = 2.0  # seconds in which a daemon that is well answers its door
 PART = 65_536  # bytes that are read at once
 PROJECT = ".max"  # the folder that makes another one a project
 SENT = ("NO_COLOR", "FORCE_COLOR", "TERM", "COLUMNS", "MAX_OUTPUT")  # variables that an answer depends on
-ALIKE = ("MAX_HOME", "MAX_TRUST", "MAX_CONNECTORS", "XDG_DATA_HOME", "HOME", "SUDO_UID", "TZ")
+ALIKE = ("MAX_HOME", "MAX_DATABASE", "MAX_TRUST", "MAX_CONNECTORS", "XDG_DATA_HOME", "HOME", "SUDO_UID", "TZ")
 NONSENSE = (ValueError, TypeError, LookupError, AttributeError)  # from a message that is none of ours
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar, cast
 
 from ..errors import ConnectionLost, DaemonBusy, RunDirect, UsageError
 from ..installations.project_folder import ProjectFolder
+from ..installations.projects import database_of
 from ..query.reader import interruptible
 from ..serve.streams import End, Stream
 from .console import CONSOLE, Console
@@ -166,6 +167,8 @@ class ForwardedConsole(Console):
         found = ReadingFolder.find(Path(self._call.folder, folder))
         if found.root != self._root:
             raise LeftToCaller("it is about another project")
+        if database_of(found.root) is not None:
+            raise LeftToCaller("its project is in a database")
         return found
 
     def check(self, options: Options) -> None:

@@ -18,13 +18,21 @@ from .parser import Parser
 from .tables import Column
 
 if TYPE_CHECKING:
+    from ..installations.project_manager import ProjectManager
     from .views import InstallationStatus
 
 
 def configure_init(parser: Parser) -> None:
     """``max init [DIR]``."""
     parser.add_argument("folder", nargs="?", metavar="DIR", help="the folder (default: the current one)")
-    parser.add_examples("max init", "max init ~/work/data")
+    parser.add_argument(
+        "--database",
+        metavar="URL",
+        help="keep the project in Postgres: postgresql://USER@HOST/DATABASE; the folder leads to it",
+    )
+    parser.add_examples(
+        "max init", "max init ~/work/data", "max init --database postgresql://max@db.example.com/max"
+    )
 
 
 def run_init(options: Options) -> Answer:
@@ -44,11 +52,18 @@ def run_init(options: Options) -> Answer:
                     hint="to use that one, do nothing; to make another one inside of it: max init .",
                 )
             notes = [f"it is inside of the project of {above.root}, which it hides from here"]
-    project = ProjectFolder.init(folder)
+    project = made_in(folder, options.database)
     if not project.installations():
         notes.append("next: max sync acme:default, or max connect with a source of yours")
-    made = f"there is a project in {project.root} already" if known else f"project in {project.root}"
-    return options.answer({"project": str(project.root), "created": not known}, lambda: [made], notes)
+    made = f"there is a project in {project.label} already" if known else f"project in {project.label}"
+    return options.answer({"project": project.label, "created": not known}, lambda: [made], notes)
+
+
+def made_in(folder: Path, database: str | None) -> ProjectManager:
+    """A new project in a folder, or in a database to which the folder leads."""
+    from ..installations.projects import led_from, make_in_database
+
+    return led_from(ProjectFolder.init(folder)) if database is None else make_in_database(folder, database)
 
 
 def configure_ls(parser: Parser) -> None:

@@ -64,6 +64,18 @@ def config_digest(config: Mapping[str, Json]) -> str:
     return sha256(json.dumps(config, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
+def refuse_other_origin(
+    info: InstallationInfo | None, given_for: str | None, destination: str | None, any_secrets: bool
+) -> None:
+    """BadCredentials when secrets were given for another origin than the one to which they would be sent."""
+    if any_secrets and destination is not None and given_for not in (None, destination):
+        raise BadCredentials(
+            f"the secrets of {info} were given for {given_for or 'no address'},"
+            f" not for {destination or 'no address'}; nothing was sent",
+            hint=f"give them for it: max connect {info} --update --credential NAME=env:VARIABLE",
+        )
+
+
 class FileCredentials:
     """A CredentialStore: one JSON file that its owner alone can read.
 
@@ -206,12 +218,7 @@ class FileCredentials:
             raise broken(self.path, "every secret must be a text")
         if not isinstance(given_for, str | None):
             raise broken(self.path, f"{FOR} must be a text")
-        if self._destination is not None and given_for not in (None, self._destination) and secrets:
-            raise BadCredentials(
-                f"the secrets of {self._info} were given for {given_for or 'no address'},"
-                f" not for {self._destination or 'no address'}; nothing was sent",
-                hint=f"give them for it: max connect {self._info} --update --credential NAME=env:VARIABLE",
-            )
+        refuse_other_origin(self._info, given_for, self._destination, bool(secrets))
         return StoredSecrets(secrets, given_for)
 
     def _refuse_replaced(self) -> None:

@@ -29,7 +29,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from ..errors import MaxError, Mismatch, ProjectError, ProjectUntrusted, UsageError
 from ..model.settings import InstallationInfo, invalid_settings, read_settings, update_settings
@@ -105,10 +105,11 @@ class ProjectFolder(ProjectManager):
         raise ProjectError(f"there is no project in {folder}, or above it", hint=hint)
 
     @classmethod
-    def init(cls, path: Path | str) -> Self:
+    def init(cls, path: Path | str, *, leads_elsewhere: bool = False) -> Self:
         """Make a folder a project, and the folder when there is none; nothing changes when it is one.
 
-        A new project is recorded as this user's, so that its own connectors run.
+        A new project is recorded as this user's, so that its own connectors run.  One that leads to a
+        database keeps no audit of its own.
         """
         project = cls(Path(path).resolve())
         with translated(project.root / FOLDER):
@@ -126,6 +127,7 @@ class ProjectFolder(ProjectManager):
 
             with suppress(ProjectError):  # there may be no home to write to: MAX_TRUST is for that
                 record_made(project.root)
+        if project.trusted and not leads_elsewhere:
             with project.audited("init"):
                 pass
         return project
@@ -408,7 +410,7 @@ class ProjectFolder(ProjectManager):
             return full.casefold() not in taken and alike <= {full}
 
         if name is None:
-            return next(one for one in map(_default, count(1)) if is_free(f"{connector}:{one}"))
+            return next(one for one in map(default_name, count(1)) if is_free(f"{connector}:{one}"))
         check_name("installation", name)
         if not is_free(f"{connector}:{name}"):
             raise ProjectError(
@@ -519,6 +521,13 @@ class ProjectFolder(ProjectManager):
                 remove_tree(gone)
             remove_empty(folder, folder.parent)
 
+    def rotate_keys(self) -> NoReturn:
+        """UsageError: secrets in files are sealed with no key."""
+        raise UsageError(
+            f"the secrets of {self.label} are in files, which no key seals",
+            hint="keys are for a project in a database: max init --database URL",
+        )
+
     @contextmanager
     def _writing(self) -> Iterator[None]:
         """Lock the set of installations, and clear what a crash left in it."""
@@ -555,7 +564,8 @@ def _made(folder: Path) -> bool:
     return True
 
 
-def _default(number: int) -> str:
+def default_name(number: int) -> str:
+    """The nth name that an installation has when none is given."""
     return "default" if number == 1 else f"default-{number}"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from ..errors import ProjectError, UnknownName, UsageError
 from ..model.settings import InstallationInfo
@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from ..connector import Connector
     from ..storage.database import Database
     from .credential_file import FileCredentials, StoredSecrets
+    from .database_credentials import DatabaseCredentials
     from .onboarding import OnboardingResult
     from .registry import ConnectorRegistry
 
-    Revise = Callable[[InstallationInfo, StoredSecrets], OnboardingResult]
+    InstallationSecrets: TypeAlias = FileCredentials | DatabaseCredentials
+    Revise: TypeAlias = Callable[[InstallationInfo, StoredSecrets], OnboardingResult]
 
 
 class ProjectManager(Protocol):
@@ -93,7 +95,7 @@ class ProjectManager(Protocol):
         ProjectError when another installation has its name, ProjectUntrusted where nothing may be written.
         """
 
-    def credentials(self, info: InstallationInfo, destination: str | None = None) -> FileCredentials:
+    def credentials(self, info: InstallationInfo, destination: str | None = None) -> InstallationSecrets:
         """The installation's secrets, for one origin alone when a ``destination`` is given."""
 
     # -- writing
@@ -146,6 +148,12 @@ class ProjectManager(Protocol):
 
     def remove(self, info: InstallationInfo, *, keep_data: bool) -> None:
         """Remove an installation with its secrets, and its data unless ``keep_data``."""
+
+    def rotate_keys(self) -> int:
+        """Seal every secret with the first key; how many were sealed with another one.
+
+        UsageError where secrets are in files, which no key seals.
+        """
 
 
 def folder_of(project: ProjectManager) -> Path:

@@ -256,9 +256,16 @@ def record_made(root: Path) -> None:
     id = _identity(root)
     if id is None:
         id = os.urandom(8).hex()
+        file = root / FOLDER / IDENTITY
         with locked(root / FOLDER):
-            replace_file(root / FOLDER / IDENTITY, encoded({"id": id}))
+            kept = read_object(file) if file.exists() else {}
+            replace_file(file, encoded(kept | {"id": id}))
     _write(root, {"id": id})
+
+
+def is_recorded(root: Path) -> bool:
+    """Whether this user made a project on this machine, or has allowed it, or MAX_TRUST names it."""
+    return _is_listed(root) or read_record(root) is not None
 
 
 def record_allowed(root: Path) -> None:

@@ -31,8 +31,8 @@ from typing import Any
 
 from ..installations.actor import acting_as
 from ..installations.audit import recorded_elsewhere
-from ..installations.project_folder import ProjectFolder
 from ..installations.project_manager import ProjectManager
+from ..installations.projects import at_place
 from ..model.settings import DEFAULTS
 from ..project import Project
 from .method import Method
@@ -55,7 +55,7 @@ def main(words: Sequence[str]) -> None:
     stay_small()
     root, name, *flags = words
     faulthandler.enable(all_threads=False)
-    folder = ProjectFolder(Path(root), trusted="--trusted" in flags)
+    folder = at_place(root, trusted="--trusted" in flags)
     memory = (folder.target(name).settings if name else DEFAULTS).runner_memory
     limit_memory(memory)
     watcher = threading.Thread(target=watch, args=(memory, os.getppid()), name="max-watcher", daemon=True)

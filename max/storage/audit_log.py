@@ -31,7 +31,7 @@ from typing import Any, TypeVar
 from ..model.audit import AuditCheck, AuditRow, Outcome
 from ..model.values import Json
 from .catalogue import has_part, migrate
-from .database import NONSENSE, Connection, Database, decoding
+from .database import NONSENSE, Connection, Database, decoding, quoted
 from .leases import is_gone
 
 T = TypeVar("T")
@@ -46,7 +46,7 @@ MIGRATIONS = (
         number       {row_id},
         began_at     REAL NOT NULL,
         at           REAL NOT NULL,
-        user         TEXT NOT NULL,
+        "user"       TEXT NOT NULL,
         process      TEXT NOT NULL,
         via          TEXT NOT NULL,
         action       TEXT NOT NULL,
@@ -69,7 +69,7 @@ MIGRATIONS = (
     INSERT INTO _max_audit_head VALUES (0, '')
     """,
 )
-COLUMNS = ", ".join(AuditRow._names)
+COLUMNS = ", ".join(map(quoted, AuditRow._names))
 INSERT = f"INSERT INTO audit ({COLUMNS}) VALUES ({', '.join('?' for _ in AuditRow._names)})"
 INTENT = "INSERT INTO _max_audit_intent (began_at, worker, row) VALUES (?, ?, ?) RETURNING id"
 INTENTS = "SELECT id, began_at, worker, row FROM _max_audit_intent ORDER BY id"

@@ -134,6 +134,7 @@ def _adapt(raw: psycopg.Connection[Any]) -> None:
     Without these psycopg gives a number the smallest type that holds it, so that one statement has many
     types, and a text none.
     """
+    from psycopg.adapt import Dumper
     from psycopg.types.numeric import FloatLoader, Int8Dumper
     from psycopg.types.string import StrDumper, TextLoader
 
@@ -144,7 +145,14 @@ def _adapt(raw: psycopg.Connection[Any]) -> None:
             text = bytes(data).decode()
             return float(text) if not text.lstrip("-").isdigit() else int(text)
 
+    class TruthDumper(Dumper):
+        """True is 1, of no type: the server takes it for a number in a column, for a truth in a condition."""
+
+        def dump(self, obj: Any) -> bytes:
+            return b"1" if obj else b"0"
+
     adapters = raw.adapters
+    adapters.register_dumper(bool, TruthDumper)
     adapters.register_dumper(int, Int8Dumper)
     adapters.register_dumper(str, StrDumper)
     adapters.register_loader("numeric", NumberLoader)
@@ -312,7 +320,8 @@ SIZE = """
      WHERE c.relnamespace = to_regnamespace(quote_ident(?)) AND c.relkind IN ('r', 'm')
 """
 SNAPSHOT = "SELECT pg_current_snapshot()::text"  # which transactions are seen: each commit changes it
-EXISTS = "SELECT to_regnamespace(quote_ident(?)) IS NOT NULL"
+# from the table, for a name that a cache of the session does not know may have been made during a wait
+EXISTS = "SELECT EXISTS (SELECT 1 FROM pg_namespace WHERE nspname = ?)"
 
 
 def exists(connection: PostgresConnection, schema: str) -> bool:

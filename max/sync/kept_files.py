@@ -38,7 +38,9 @@ class KeptFiles:
         """
         folder = self.folder
         if folder is None:
-            raise UsageError("an installation in memory keeps no files", hint="give it a database on a disk")
+            raise UsageError(
+                "an installation in memory or on a server keeps no files", hint="give it a database on a disk"
+            )
         return await in_thread(lambda: _keep(folder, data))
 
 

@@ -633,6 +633,13 @@ def test_owners_count_their_migrations_apart(connection: SqliteConnection) -> No
     assert rows == [("one", 1), ("two", 1)]
 
 
+def test_a_migration_whose_names_are_in_quotes_now_is_the_same(connection: SqliteConnection) -> None:
+    applying(connection, "CREATE TABLE b (user TEXT)", owner="two")
+    before = state(connection)
+    applying(connection, 'CREATE TABLE b ("user" TEXT)', owner="two")
+    assert state(connection) == before
+
+
 def test_a_migration_that_was_edited_is_refused_and_nothing_changes(connection: SqliteConnection) -> None:
     applying(connection, FIRST)
     before = state(connection)

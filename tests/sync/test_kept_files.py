@@ -115,7 +115,7 @@ def test_a_replay_keeps_the_same_files(tmp_path: Path) -> None:
 def test_an_installation_in_memory_keeps_no_files_and_says_so() -> None:
     outcome = run(sample(**CONNECTOR), None)
     assert outcome.result.status is not Status.COMPLETED
-    assert outcome.result.failures[0].message == "an installation in memory keeps no files"
+    assert outcome.result.failures[0].message == "an installation in memory or on a server keeps no files"
 
 
 def test_only_the_owner_can_read_the_files(tmp_path: Path) -> None:

@@ -1,0 +1,143 @@
+"""Secrets in a database: sealed rows, which only who holds a key can open.
+
+Rule 1: secrets reach only the origin that they were given for, as those in a file.  A row is sealed for its
+installation, its origin and its name, so that no other row can take its place.
+
+Rule 2: a renewal holds a lock of the server, so that of all processes on all hosts one renews a secret.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING
+
+from ..core import in_thread
+from ..errors import ProjectError
+from ..model.settings import InstallationInfo
+from ..storage import postgres_project as rows
+from ..storage.postgres_project import SealedSecret
+from .credential_file import RENEWAL_TIMEOUT, StoredSecrets, refuse_other_origin
+from .files import changed_names
+
+if TYPE_CHECKING:
+    from ..storage.database import Connection, Database
+    from .audit import InstallationAudit
+    from .encryption import Keys
+
+
+def sealed(keys: Keys, id: str, given: StoredSecrets) -> list[SealedSecret]:
+    """The secrets of an installation as they are stored."""
+    return [
+        SealedSecret(name, keys.newest, keys.seal(secret, id, given.destination, name))
+        for name, secret in given.secrets.items()
+    ]
+
+
+class DatabaseCredentials:
+    """A CredentialStore: sealed rows of one installation.
+
+    Safe beside other tasks, processes and hosts: no change is lost.  ``database`` is the project's.  With
+    ``destination``, the origin to which they are sent, it gives no others: BadCredentials.  ``timeout`` is
+    how many seconds to wait for another process that renews a secret.  The ``audit`` has a row for the first
+    reading, for the first one in each renewal, and for each change.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        info: InstallationInfo,
+        keys: Callable[[], Keys],
+        *,
+        destination: str | None = None,
+        timeout: float = RENEWAL_TIMEOUT,
+        audit: InstallationAudit | None = None,
+    ) -> None:
+        self._database, self._info, self._keys = database, info, keys
+        self._destination, self.timeout = destination, timeout
+        self._audit, self._recorded = audit, False
+
+    async def get(self, name: str) -> str | None:
+        """The secret, or None."""
+        return (await in_thread(self.read)).get(name)
+
+    async def set(self, name: str, secret: str) -> None:
+        """Keep a secret; it is stored when this returns."""
+        await self.update({name: secret})
+
+    async def update(self, secrets: Mapping[str, str]) -> None:
+        """Keep several secrets in one step; they are stored when this returns."""
+        await in_thread(lambda: self.change(lambda kept: kept | dict(secrets)))
+
+    async def delete(self, name: str) -> None:
+        """Forget a secret; not an error when there is none."""
+        await in_thread(lambda: self.change(lambda kept: {n: s for n, s in kept.items() if n != name}))
+
+    async def names(self) -> list[str]:
+        """The names of the secrets, sorted."""
+        return sorted(await in_thread(self.read))
+
+    @asynccontextmanager
+    async def renewal_lock(self) -> AsyncIterator[None]:
+        """Hold the lock for renewing secrets; a thread waits for it, not the event loop."""
+        held = ExitStack()
+        try:
+            await in_thread(lambda: held.enter_context(self.blocking_renewal_lock()))
+            self._recorded = False
+            yield
+        finally:
+            await in_thread(held.close)
+
+    @contextmanager
+    def blocking_renewal_lock(self) -> Iterator[None]:
+        """The same lock, for code that may block; StorageLocked after ``timeout``."""
+        with self._database.reader() as connection:
+            with rows.translated(self._database.label):
+                rows.hold(connection, self._info.id, seconds=self.timeout)
+            yield
+
+    def read(self) -> dict[str, str]:
+        """Every secret by its name; blocks."""
+        return self.stored().secrets
+
+    def stored(self) -> StoredSecrets:
+        """Every secret by its name, and the origin that they were given for; blocks.
+
+        BadCredentials when they were given for another origin; KeyMissing and KeyWrong.
+        """
+        with self._database.reader() as connection, rows.translated(self._database.label):
+            return self.stored_in(connection)
+
+    def stored_in(self, connection: Connection) -> StoredSecrets:
+        """The same inside of the caller's transaction."""
+        one = rows.installation(connection, self._info.id)
+        if one is None:
+            raise ProjectError(f"{self._info} was disconnected")
+        found = rows.secrets(connection, one.id)
+        refuse_other_origin(self._info, one.destination, self._destination, bool(found))
+        keys = self._keys() if found else None
+        secrets = {
+            name: keys.open(key, text, one.id, one.destination, name)
+            for name, key, text in found
+            if keys is not None
+        }
+        if self._audit is not None and secrets and not self._recorded:
+            self._audit.read(secrets)
+            self._recorded = True
+        return StoredSecrets(secrets, one.destination)
+
+    def change(self, update: Callable[[dict[str, str]], dict[str, str]]) -> None:
+        """Replace the secrets by what ``update`` returns for them; blocks until they are stored."""
+        with self._database.writer() as connection:
+            stored = self.stored_in(connection)
+            kept = self._destination if stored.destination is None else stored.destination
+            updated = update(stored.secrets)
+            self.replace_in(connection, StoredSecrets(updated, kept))
+        if self._audit is not None:  # afterwards: a secret that the service has renewed must not be lost
+            self._audit.renewed(changed_names(stored.secrets, updated))
+
+    def replace_in(self, connection: Connection, new: StoredSecrets) -> None:
+        """Replace the secrets inside of the caller's transaction."""
+        keys = self._keys() if new.secrets else None
+        texts = [] if keys is None else sealed(keys, self._info.id, new)
+        rows.replace_secrets(connection, self._info.id, texts, new.destination)

@@ -1,0 +1,451 @@
+"""A project in Postgres: its installations are rows, and each has its data in a schema of its own.
+
+    max                        installation, credential: what a folder has in files
+    max_audit                  who changed what; its rows stay when a change is undone
+    max_acme_default           the data of acme:default
+    max__acme_default_2_…      that of acme:default-2: names that are no plain words end in a digest
+
+Rule 1: a change is one transaction under the lock of the project's schema: all of it or nothing, in whatever
+process and on whatever host.  So a crash leaves nothing to clear.
+
+Rule 2: secrets are sealed (``encryption``) with a key that is not in the database.
+
+Rule 3: nothing lies on the disk of a host.  A folder may lead to the project: its ``.max/project.json`` names
+the URL, without a password, which comes from where libpq finds it (PGPASSFILE, a service, PGPASSWORD).
+
+Rule 4: who has a role of the server with the rights may read and write; who made the folder matters for
+that folder alone: for its connectors, and for whether its URL is used.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
+
+from ..errors import MaxError, ProjectError, StorageEmpty, UsageError
+from ..model.settings import InstallationInfo, invalid_settings, read_settings, update_settings
+from ..model.values import Json
+from ..storage import postgres_project as rows
+from ..storage.postgres import PostgresDatabase, translated
+from ..storage.postgres_project import StoredInstallation
+from .credential_file import StoredSecrets
+from .database_credentials import DatabaseCredentials, sealed
+from .encryption import Keys, KeySource, keys_of_environment
+from .files import changed_names, version_of
+from .project_connectors import ProjectConnectors
+from .project_manager import ProjectManager, name_of
+
+if TYPE_CHECKING:
+    from ..connector import Connector
+    from ..storage.database import Connection, Database
+    from .onboarding import OnboardingResult
+    from .registry import ConnectorRegistry
+
+SCHEMA = "max"  # of a project, unless its URL names another one behind #
+PROJECT_SCHEMA = re.compile(r"[a-z][a-z0-9]{0,15}")  # no underscore: what begins with it is this project's
+WORD = re.compile(r"[a-z0-9]+")
+WORDS = re.compile(r"[a-z0-9][a-z0-9_]*")
+LONGEST = 63  # bytes of a schema's name
+ID_BYTES = 8  # of an installation's random id
+
+
+def without_password(url: str) -> str:
+    """A URL for messages and for other processes."""
+    parts = urlsplit(url)
+    user, at, host = parts.netloc.rpartition("@")
+    query = "&".join(one for one in parts.query.split("&") if not one.startswith("password="))
+    netloc = f"{user.partition(':')[0]}{at}{host}"
+    return urlunsplit((parts.scheme, netloc, parts.path, query, parts.fragment))
+
+
+def refuse_password(url: str) -> None:
+    """UsageError for a URL that holds a password, where it would be seen or kept."""
+    parts = urlsplit(url)
+    if ":" in parts.netloc.rpartition("@")[0] or "password" in dict(parse_qsl(parts.query)):
+        raise UsageError(
+            "a password in a URL is seen by other users, and would be kept on the disk",
+            hint="leave it out; libpq finds it in ~/.pgpass, PGPASSFILE, or the service that PGSERVICE names",
+        )
+
+
+def schema_of(project: str, connector: str, name: str) -> str:
+    """The schema with the data of an installation.
+
+    Where the connector's name is of small letters, digits and ``_``, and the installation's of small
+    letters and digits, it is both with ``_`` between: the last one ends the connector's name.  Any other has
+    a second ``_`` behind the project, where no connector's name begins, and ends in a digest of both names.
+    """
+    plain = f"{project}_{connector}_{name}"
+    if WORDS.fullmatch(connector) and WORD.fullmatch(name) and len(plain) <= LONGEST:
+        return plain
+    from hashlib import sha256
+
+    digest = sha256(f"{connector}:{name}".encode()).hexdigest()[:16]
+    readable = re.sub(r"[^a-z0-9]+", "_", f"{connector}_{name}".lower())
+    return f"{project}__{readable[: LONGEST - len(project) - len(digest) - 3]}_{digest}"
+
+
+class ProjectDatabase(ProjectManager):
+    """The installations of one project.  Safe beside other threads, processes and hosts.
+
+    ``url`` is ``postgresql://user@host/database``; behind ``#`` it may name the schema of the project.
+    ``root`` is the folder that leads to it, if one does.  ``keys`` finds the keys of its secrets when one is
+    read or written; without it, the environment says where they are.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        root: Path | None = None,
+        trusted: bool = False,
+        keys: KeySource = keys_of_environment,
+    ) -> None:
+        self._url, _, schema = url.partition("#")
+        self._schema = schema or SCHEMA
+        if not PROJECT_SCHEMA.fullmatch(self._schema):
+            raise UsageError(
+                f"{self._schema!r} cannot be the schema of a project",
+                hint="use up to 16 small letters and digits, with a letter first",
+            )
+        self._shown = without_password(url)
+        self._root, self._trusted, self._keys = root, trusted, keys
+        self._main = PostgresDatabase(self._url, self._schema)
+        self._connectors = ProjectConnectors(root, self._allow_connectors)
+        self._known_keys: Keys | None = None
+
+    @classmethod
+    def open(
+        cls,
+        url: str,
+        *,
+        create: bool = False,
+        root: Path | None = None,
+        trusted: bool = False,
+        keys: KeySource = keys_of_environment,
+    ) -> Self:
+        """The project of a database; with ``create`` it is made where there is none, else ProjectError.
+
+        StorageNewer when a newer Max made it; StorageDenied, StorageUnreachable and StorageMissing when the
+        server says no, cannot be reached, or has no such database.
+        """
+        project = cls(url, root=root, trusted=trusted, keys=keys)
+        if create:
+            project.make()
+        else:
+            with project._reading():
+                pass
+        return project
+
+    def make(self) -> None:
+        """Make the project's tables, or bring them to the newest version; nothing changes when it is."""
+        new = not self._main.is_there()
+        with self._main.writer() as connection:
+            rows.make(connection)
+        if new:
+            with self.audited("init"):
+                pass
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        try:
+            with self._main.reader() as connection, translated(self._main.label):
+                if not rows.is_made(connection):
+                    raise StorageEmpty("there is no project")
+                yield connection
+        except StorageEmpty:
+            hint = f"make one with: max init --database {self._shown}"
+            raise ProjectError(f"there is no project in {self._shown}", hint=hint) from None
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        """One transaction that changes the project; its tables are brought to the newest version before."""
+        self.refuse_foreign()
+        with self._main.writer() as connection:
+            rows.make(connection)
+            yield connection
+
+    # -- what it is
+
+    @property
+    def label(self) -> str:
+        """The folder that leads to it, or its URL without a password."""
+        return self._shown if self._root is None else str(self._root)
+
+    @property
+    def root(self) -> Path | None:
+        """The folder that leads to it."""
+        return self._root
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the folder's own connectors run, whatever is recorded."""
+        return self._trusted
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._shown!r})"
+
+    def refuse_foreign(self) -> None:
+        """ProjectUntrusted when another user may have written the folder that leads here."""
+        if self._root is not None and not self._trusted:
+            from .trust import refuse_exposed
+
+            refuse_exposed(self._root)
+
+    def _allow_connectors(self) -> None:
+        if self._root is not None and not self._trusted:
+            from .trust import refuse_untrusted
+
+            refuse_untrusted(self._root)
+
+    @property
+    def registry(self) -> ConnectorRegistry:
+        """The connectors that can be used here, the folder's own among them."""
+        return self._connectors.registry
+
+    def connector(self, info: InstallationInfo) -> Connector[Any, Any]:
+        """The connector of an installation: in the version that its settings pin, if they do."""
+        return self._connectors.connector(info)
+
+    # -- reading
+
+    def _stored(self) -> list[StoredInstallation]:
+        with self._reading() as connection:
+            return rows.installations(connection)
+
+    def installations(self) -> list[InstallationInfo]:
+        """Every installation that can be read, sorted by name."""
+        found = map(_info_or_problem, self._stored())
+        return [one for one in found if isinstance(one, InstallationInfo)]
+
+    def problems(self) -> list[ProjectError]:
+        """What is wrong with each installation that ``installations`` leaves out."""
+        return [one for one in map(_info_or_problem, self._stored()) if isinstance(one, ProjectError)]
+
+    def target(self, text: str) -> InstallationInfo:
+        """The installation that ``connector:name``, ``connector`` or the beginning of an id means."""
+        return _info(self._named(text))
+
+    def removable(self, text: str) -> InstallationInfo:
+        """``target``, also of an installation whose settings are of a newer Max."""
+        one = self._named(text)
+        return InstallationInfo(one.connector, one.name, one.id, dict(one.config), one.connected_at)
+
+    def _named(self, text: str) -> StoredInstallation:
+        known = {str(one): one for one in self._stored()}
+        infos = [InstallationInfo(one.connector, one.name, one.id, {}, 0.0) for one in known.values()]
+        return known[name_of(text, [*known], lambda: infos)]
+
+    def version(self, info: InstallationInfo) -> object:
+        """What differs after an installation's configuration, secrets or connector were changed."""
+        files: list[Path] = []
+        with suppress(MaxError, OSError):
+            files = self._connectors.files(info)
+        with self._reading() as connection:
+            one = rows.installation(connection, info.id)
+        return None if one is None else one.version, {str(path): version_of(path) for path in files}
+
+    def place_of(self, info: InstallationInfo) -> str:
+        """Its row."""
+        return f"{self._main.label}, the row {info.id} of installation"
+
+    # -- data
+
+    def _place(self, info: InstallationInfo) -> str:
+        return schema_of(self._schema, info.connector, info.name)
+
+    def has_data(self, info: InstallationInfo) -> bool:
+        """Whether the installation's schema is there."""
+        return self.database(info).is_there()
+
+    def place_of_data(self, info: InstallationInfo) -> str:
+        """The server, the database and the schema."""
+        return self.database(info).label
+
+    def database(self, info: InstallationInfo) -> PostgresDatabase:
+        """The installation's data, or where it will be, for reading."""
+        return PostgresDatabase(self._url, self._place(info), durability=info.settings.durability)
+
+    def writable_database(self, info: InstallationInfo) -> PostgresDatabase:
+        """The same for writing; ProjectError when the installation is gone."""
+        self.refuse_foreign()
+        with self._reading() as connection:
+            _now(connection, info)
+        return self.database(info)
+
+    def credentials(self, info: InstallationInfo, destination: str | None = None) -> DatabaseCredentials:
+        """The installation's secrets, for one origin alone when a ``destination`` is given."""
+        from .audit import InstallationAudit
+
+        audit = InstallationAudit(self, info)
+        return DatabaseCredentials(self._main, info, self._all_keys, destination=destination, audit=audit)
+
+    def _all_keys(self) -> Keys:
+        """The keys, which are looked for once."""
+        if self._known_keys is None:
+            self._known_keys = self._keys()
+        return self._known_keys
+
+    # -- writing
+
+    def audit_database(self, copy: Path | None = None) -> Database:
+        """The project's audit, or a copy of it in a file, for reading."""
+        if copy is not None:
+            from ..storage.sqlite import SqliteDatabase
+
+            return SqliteDatabase(copy)
+        return PostgresDatabase(self._url, f"{self._schema}_audit")
+
+    def writable_audit(self) -> Database:
+        """The same for writing."""
+        return self.audit_database()
+
+    def audited(
+        self, action: str, what: InstallationInfo | str = "", /, **facts: Json
+    ) -> AbstractContextManager[dict[str, Json]]:
+        """Record a change in the project's audit."""
+        from .audit import audited
+
+        return audited(self, action, what, **facts)
+
+    def free_name(self, connector: str, name: str | None) -> str:
+        """The name that a new installation would have; as ``ProjectFolder.free_name``."""
+        return _free_name(self._stored(), connector, name)
+
+    def add(
+        self,
+        connector: str,
+        name: str | None,
+        config: Mapping[str, Json],
+        secrets: Mapping[str, str],
+        *,
+        now: float,
+        destination: str | None = None,
+        exist_ok: bool = False,
+    ) -> InstallationInfo:
+        """Store a new installation, in one transaction."""
+        from .project_folder import check_name
+
+        check_name("connector", connector)
+        names = {"config": sorted(config), "secrets": sorted(secrets)}
+        keys = self._all_keys() if secrets else None  # a missing key is an error before anything is done
+        with (
+            self.audited("connect", f"{connector}:{name or ''}", **names) as facts,
+            self._writing() as connection,
+        ):
+            known = rows.installations(connection)
+            for one in known if exist_ok else ():
+                if str(one) == f"{connector}:{name}":
+                    return _info(one)
+            name = _free_name(known, connector, name)
+            id = os.urandom(ID_BYTES).hex()
+            place = schema_of(self._schema, connector, name)
+            made = StoredInstallation(id, connector, name, place, config, {}, now, destination, 1)
+            rows.add(connection, made)
+            if keys is not None:
+                given = StoredSecrets(dict(secrets), destination)
+                rows.replace_secrets(connection, id, sealed(keys, id, given), destination)
+            facts |= {"name": name, "id": id}
+            return _info(made)
+
+    def reconfigure(
+        self, info: InstallationInfo, revise: Callable[[InstallationInfo, StoredSecrets], OnboardingResult]
+    ) -> InstallationInfo:
+        """Replace an installation's configuration and secrets in one transaction."""
+        with (
+            self.audited("reconfigure", info) as facts,
+            self.credentials(info).blocking_renewal_lock(),
+            self._writing() as connection,
+        ):
+            now = _info(_now(connection, info))
+            credentials = self.credentials(now)
+            stored = credentials.stored_in(connection)
+            found = revise(now, stored)
+            new = StoredSecrets(found.secrets, found.destination)
+            facts |= {
+                "config": changed_names(now.config, found.config),
+                "secrets": changed_names(stored.secrets, found.secrets),
+            }
+            if new != stored:
+                credentials.replace_in(connection, new)
+            if found.config != now.config:
+                rows.configure(connection, info.id, found.config, found.destination)
+            return _info(_now(connection, info))
+
+    def change_settings(self, info: InstallationInfo, **settings: Json) -> InstallationInfo:
+        """Change some settings; UsageError when one is unknown or invalid, and nothing is changed then."""
+        with self.audited("change_settings", info, **settings), self._writing() as connection:
+            one = _now(connection, info)
+            update_settings(_info(one).settings, settings)
+            if settings:
+                rows.change_settings(connection, info.id, {**one.settings, **settings})
+            return _info(_now(connection, info))
+
+    def remove(self, info: InstallationInfo, *, keep_data: bool) -> None:
+        """Remove an installation with its secrets, and its data unless ``keep_data``, in one transaction."""
+        with self.audited("disconnect", info, keep_data=keep_data), self._writing() as connection:
+            rows.remove(connection, _now(connection, info), keep_data=keep_data)
+
+    def rotate_keys(self) -> int:
+        """Seal every secret with the first key; how many were sealed with another one.
+
+        One transaction: KeyWrong when one cannot be opened, and nothing is changed then.
+        """
+        keys, changed = self._all_keys(), 0
+        with self.audited("rotate_keys", key=keys.newest) as facts, self._writing() as connection:
+            for one in rows.installations(connection):
+                old = [secret for secret in rows.secrets(connection, one.id) if secret.key != keys.newest]
+                if old:
+                    stored = self.credentials(_info(one)).stored_in(connection)
+                    rows.replace_secrets(connection, one.id, sealed(keys, one.id, stored), stored.destination)
+                    changed += len(old)
+            facts["secrets"] = changed
+        return changed
+
+
+def _now(connection: Connection, info: InstallationInfo) -> StoredInstallation:
+    """An installation as it is now; ProjectError when it is gone."""
+    one = rows.installation(connection, info.id)
+    if one is None:
+        raise ProjectError(f"{info} was disconnected")
+    return one
+
+
+def _info(one: StoredInstallation) -> InstallationInfo:
+    """An installation from its row; ProjectError when its settings are no settings of this Max."""
+    for wrong in invalid_settings(one.settings):
+        raise ProjectError(
+            f"{one}: its row in the table installation cannot be used: settings.{wrong}",
+            hint=f"correct it, or: max disconnect {one}",
+        )
+    settings = read_settings(dict(one.settings))
+    return InstallationInfo(one.connector, one.name, one.id, dict(one.config), one.connected_at, settings)
+
+
+def _info_or_problem(one: StoredInstallation) -> InstallationInfo | ProjectError:
+    try:
+        return _info(one)
+    except ProjectError as error:
+        return error
+
+
+def _free_name(known: list[StoredInstallation], connector: str, name: str | None) -> str:
+    from .project_folder import check_name, default_name
+
+    taken = {str(one).casefold() for one in known}
+    if name is None:
+        names = map(default_name, count(1))
+        return next(one for one in names if f"{connector}:{one}".casefold() not in taken)
+    check_name("installation", name)
+    if f"{connector}:{name}".casefold() in taken:
+        raise ProjectError(
+            f"the name {connector}:{name} is taken",
+            hint="choose another name, or disconnect that installation first",
+        )
+    return name

@@ -1,0 +1,165 @@
+"""The tables of a project that is kept in Postgres: its installations, and their secrets, which are sealed.
+
+Every function runs inside a transaction of its caller.  A writing one has the lock of the project's schema,
+so that changes of a project follow one another, in whatever process and on whatever host.  ``place`` is
+the schema with an installation's data; no two installations have the same one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from ..model.values import Json
+from .catalogue import has_part, migrate
+from .database import Connection, decoding, quoted
+from .postgres import EXISTS, lock_number
+from .postgres import translated as translated
+
+OWNER = "project"  # of these tables, in the catalogue
+MIGRATIONS = (
+    """
+    CREATE TABLE installation (
+        id           TEXT PRIMARY KEY,
+        connector    TEXT NOT NULL,
+        name         TEXT NOT NULL,
+        place        TEXT NOT NULL UNIQUE,
+        config       TEXT NOT NULL,
+        settings     TEXT NOT NULL,
+        connected_at REAL NOT NULL,
+        destination  TEXT,
+        version      INTEGER NOT NULL,
+        UNIQUE (connector, name)
+    );
+    CREATE TABLE credential (
+        installation TEXT NOT NULL REFERENCES installation (id) ON DELETE CASCADE,
+        name         TEXT NOT NULL,
+        key          TEXT NOT NULL,
+        sealed       TEXT NOT NULL,
+        PRIMARY KEY (installation, name)
+    )
+    """,
+)
+COLUMNS = "id, connector, name, place, config, settings, connected_at, destination, version"
+ALL = f"SELECT {COLUMNS} FROM installation ORDER BY connector, name"
+ONE = f"SELECT {COLUMNS} FROM installation WHERE id = ?"
+ADD = f"INSERT INTO installation ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1)"
+CONFIGURE = "UPDATE installation SET config = ?, destination = ?, version = version + 1 WHERE id = ?"
+SET = "UPDATE installation SET settings = ?, version = version + 1 WHERE id = ?"
+TOUCH = "UPDATE installation SET destination = ?, version = version + 1 WHERE id = ?"
+SECRETS = "SELECT name, key, sealed FROM credential WHERE installation = ? ORDER BY name"
+SEAL = "INSERT INTO credential (installation, name, key, sealed) VALUES (?, ?, ?, ?)"
+HOLD = "SELECT pg_advisory_xact_lock(?)"
+
+
+class StoredInstallation(NamedTuple):
+    """The row of an installation; ``version`` grows with each change of it or of its secrets."""
+
+    id: str
+    connector: str
+    name: str
+    place: str
+    config: Mapping[str, Json]
+    settings: Mapping[str, Json]
+    connected_at: float
+    destination: str | None
+    version: int
+
+    def __str__(self) -> str:
+        return f"{self.connector}:{self.name}"
+
+
+class SealedSecret(NamedTuple):
+    """A secret as it is stored: the id of the key that sealed it, and the sealed text."""
+
+    name: str
+    key: str
+    sealed: str
+
+
+def make(connection: Connection) -> None:
+    """Bring the project's tables to the newest version; StorageNewer when a newer Max made them."""
+    migrate(connection, OWNER, MIGRATIONS)
+
+
+def is_made(connection: Connection) -> bool:
+    """Whether there is a project here; StorageNewer when a newer Max made it."""
+    return has_part(connection, OWNER, MIGRATIONS)
+
+
+def installations(connection: Connection) -> list[StoredInstallation]:
+    """Every installation, sorted by name."""
+    return [_read(row) for row in connection.execute(ALL).fetchall()]
+
+
+def installation(connection: Connection, id: str) -> StoredInstallation | None:
+    """The installation with an id."""
+    row = connection.execute(ONE, (id,)).fetchone()
+    return None if row is None else _read(row)
+
+
+def _read(row: Sequence[object]) -> StoredInstallation:
+    id, connector, name, place, config, settings, at, destination, version = row
+    with decoding("configuration of an installation"):
+        return StoredInstallation(
+            *(str(id), str(connector), str(name), str(place)),
+            *(json.loads(str(config)), json.loads(str(settings)), float(str(at))),
+            None if destination is None else str(destination),
+            int(str(version)),
+        )
+
+
+def add(connection: Connection, one: StoredInstallation) -> None:
+    """Store a new installation."""
+    texts = json.dumps(dict(one.config)), json.dumps(dict(one.settings))
+    connection.execute(
+        ADD, (one.id, one.connector, one.name, one.place, *texts, one.connected_at, one.destination)
+    )
+
+
+def configure(connection: Connection, id: str, config: Mapping[str, Json], destination: str | None) -> None:
+    """Replace the configuration of an installation, and the origin that its secrets are for."""
+    connection.execute(CONFIGURE, (json.dumps(dict(config)), destination, id))
+
+
+def change_settings(connection: Connection, id: str, settings: Mapping[str, Json]) -> None:
+    """Replace the settings of an installation."""
+    connection.execute(SET, (json.dumps(dict(settings)), id))
+
+
+def remove(connection: Connection, one: StoredInstallation, *, keep_data: bool) -> None:
+    """Remove an installation and its secrets, and its data unless ``keep_data``."""
+    if not keep_data:
+        connection.execute(HOLD, (lock_number(one.place),))  # no sync stores anything meanwhile
+        connection.execute(f"DROP SCHEMA IF EXISTS {quoted(one.place)} CASCADE")
+    connection.execute("DELETE FROM installation WHERE id = ?", (one.id,))
+
+
+def has_schema(connection: Connection, place: str) -> bool:
+    """Whether there is a schema of this name."""
+    return bool(connection.execute(EXISTS, (place,)).fetchone()[0])
+
+
+def secrets(connection: Connection, id: str) -> list[SealedSecret]:
+    """The secrets of an installation, sorted by name."""
+    return [SealedSecret(*row) for row in connection.execute(SECRETS, (id,)).fetchall()]
+
+
+def replace_secrets(
+    connection: Connection, id: str, sealed: Sequence[SealedSecret], destination: str | None
+) -> None:
+    """Replace all secrets of an installation, and the origin that they are for."""
+    connection.execute("DELETE FROM credential WHERE installation = ?", (id,))
+    connection.executemany(SEAL, [(id, *one) for one in sealed])
+    connection.execute(TOUCH, (destination, id))
+
+
+def hold(connection: Connection, id: str, *, seconds: float) -> None:
+    """Hold the lock for renewing an installation's secrets until the transaction ends.
+
+    StorageLocked when another process has it for so many seconds.
+    """
+    connection.execute(f"SET LOCAL lock_timeout TO '{seconds:.0f}s'")
+    connection.execute("SET LOCAL idle_in_transaction_session_timeout TO 0")  # a service may answer slowly
+    connection.execute(HOLD, (lock_number(f"renewal of {id}"),))
