@@ -275,9 +275,20 @@ class PostgresDatabase(Database):
 
     @contextmanager
     def several(self, others: Mapping[str, tuple[str, Database]]) -> Iterator[PostgresConnection]:
-        """UsageError: a statement reads one schema."""
-        raise UsageError("installations on a server cannot be asked together", hint="name one of them")
-        yield
+        """One snapshot of several schemas, which have their own names, such as ``max_acme_default``."""
+        from .postgres_select import join_views  # reading one does without
+
+        labels = {one.schema: label for label, one in others.values() if isinstance(one, PostgresDatabase)}
+        if len(labels) < len(others):
+            raise UsageError("a file cannot be read together with a server", hint="name one of them")
+        session = self._session()
+        try:
+            with translated(self.label):
+                connection = session.begin(JOIN)
+                join_views(connection, {one: labels[one] for one in labels if exists(connection, one)})
+            yield connection
+        finally:
+            session.close()
 
     def size(self) -> int:
         """Bytes of the tables and their indexes."""
@@ -314,6 +325,7 @@ class PostgresDatabase(Database):
 
 
 READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+JOIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ WRITE"  # until its views are made
 WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 SIZE = """
     SELECT CAST(sum(pg_total_relation_size(c.oid)) AS bigint) FROM pg_class AS c
@@ -414,7 +426,7 @@ class _Session:
             f" SET LOCAL lock_timeout TO '{LOCK_TIMEOUT}s'"
         )
         lock = f"SELECT pg_advisory_xact_lock({lock_number(self._schema)}), pg_current_xact_id()::text"
-        reads = how == READ
+        reads = how in (READ, JOIN)
         cursor = self._connection.raw.execute(f"{how}; {local}{'' if reads else f'; {lock}'}", prepare=False)
         self._number = None
         if not reads:

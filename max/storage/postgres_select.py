@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import InvalidSql, SqlLimit
-from .database import Selection, TableShape, Values
+from .database import Selection, TableShape, Values, quoted
 from .postgres_dialect import LOST, TOKEN, state_of, words_of
 
 ONE_SELECT = "one SELECT, or WITH … SELECT, is allowed; nothing can be changed"
@@ -54,7 +54,46 @@ SHAPE = """
       JOIN pg_type AS t ON t.oid = a.atttypid
      WHERE a.attrelid = ? AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
 """
+VIEWS = """
+    SELECT CAST(c.relname AS text), CAST(a.attname AS text), format_type(a.atttypid, a.atttypmod)
+      FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid JOIN {schema}._max_object AS o
+        ON o.name = c.relname AND o.kind = 'view'
+     WHERE c.relnamespace = (SELECT n.oid FROM pg_namespace AS n WHERE n.nspname = ?) AND c.relkind = 'v'
+       AND c.relname NOT LIKE '\\_%' AND a.attnum > 0 AND NOT a.attisdropped
+     ORDER BY c.relname COLLATE "C", a.attnum
+"""
 COMMENT = re.compile(r"\s+|--[^\n]*(?:\n|$)|/\*.*?\*/", re.DOTALL)
+
+
+def join_views(connection: Any, labels: Mapping[str, str]) -> None:
+    """For each view that Max made in some schema, make one with the rows of all; first their label.
+
+    A column has its type where all have it, and is text else.  The transaction can only read then.
+    """
+    places: dict[str, dict[str, dict[str, str]]] = {}
+    for schema in labels:
+        for view, column, kind in connection.execute(
+            VIEWS.format(schema=quoted(schema)), (schema,)
+        ).fetchall():
+            places.setdefault(view, {}).setdefault(schema, {})[column] = kind
+    connection.execute("SET LOCAL search_path TO pg_temp")
+    for view, schemas in places.items():
+        types: dict[str, set[str]] = {}
+        for own in schemas.values():
+            for column, kind in own.items():
+                types.setdefault(column, set()).add(kind)
+        parts = []
+        for schema, own in schemas.items():
+            shown = [
+                f"CAST({quoted(name) if name in own else 'NULL'} AS {one.pop() if len(one) == 1 else 'text'})"
+                f" AS {quoted(name)}"
+                for name, one in ((name, {*kinds}) for name, kinds in types.items())
+            ]
+            label = labels[schema].replace("'", "''")
+            of = f"FROM {quoted(schema)}.{quoted(view)}"
+            parts.append(f"SELECT CAST('{label}' AS text) AS installation, {', '.join(shown)} {of}")
+        connection.execute(f"CREATE TEMP VIEW {quoted(view)} AS {' UNION ALL '.join(parts)}")
+    connection.execute("SET TRANSACTION READ ONLY")
 
 
 def select(connection: Any, statement: str, values: Values, *, limit: int, timeout: float) -> Selection:

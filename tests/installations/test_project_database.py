@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from max.errors import (
     BadCredentials,
+    InvalidSql,
     KeyMissing,
     KeyWrong,
     MaxError,
@@ -438,6 +439,13 @@ def test_a_program_opens_a_project_by_its_url_and_syncs_it(url: str) -> None:
             assert [row.action for row in await project.audit()] == ["init", "connect", "sync"]
             assert (await project.check_audit()).problems == ()
             assert (await project.health())[0].health == "healthy"
+            await (await (await project.ensure("acme", "two")).sync()).completion()
+            by = "SELECT installation, count(*) AS n FROM acme_user GROUP BY 1 ORDER BY 1"
+            assert (await project.sql(by)).rows == [("acme:default", 20), ("acme:two", 20)]
+            with pytest.raises(InvalidSql):
+                await project.sql("DELETE FROM acme_user")
+            await (await project.runtime("acme", "two")).stop()
+            await project.disconnect("acme:two")
             with pytest.raises(ProjectError, match="is in use"):
                 await project.disconnect("acme")
             await runtime.stop()
