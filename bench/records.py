@@ -118,6 +118,18 @@ def listing(read: Read, count: int) -> Connector[NoConfig, Read]:
     return connector([Root, Owner, Item], [list_items], seeding(Root.records), read)
 
 
+def reading(read: Read, count: int) -> Connector[NoConfig, Read]:
+    """The same, whose pages are read by Page.read."""
+
+    @Loader.collection(Root.records, brings=BROUGHT)
+    async def list_items(parent: Ref[Root], request: PageRequest, env: Env[Read]) -> Page[Item]:
+        start = int(request.cursor or 0)
+        end = min(start + PAGE, count)
+        return Page.read(Item, env.context(start, end), next=str(end) if end < count else None)
+
+    return connector([Root, Owner, Item], [list_items], seeding(Root.records), read)
+
+
 def seeding(listed: ManyOf[P, Any]) -> Callable[[object, Store], Awaitable[SyncPlan]]:
     """A seeder of one root and everything that it lists."""
 
