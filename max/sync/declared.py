@@ -58,9 +58,14 @@ class Declared:
     def loads(
         self, spec: ExpandTask | LoadFieldsTask, ids: Sequence[str]
     ) -> list[tuple[Loader[Any], LoadFieldsTask]]:
-        """The calls that load the fields of some ids: each with its loader, as a task."""
+        """The calls that load the fields of some ids: each with its loader, as a task.
+
+        A task that is one call is given back as it is.
+        """
         asked = spec.entity, spec.names
         homes = self._homes.get(asked) or self._homes.setdefault(asked, self._find_homes(*asked))
+        if len(homes) == len(ids) == 1 and isinstance(spec, LoadFieldsTask) and spec.ids == ids:
+            return [(loader, spec) for loader in homes]
         tasks = []
         for loader, names in homes.items():
             size = loader.size if isinstance(loader, BatchLoader) else 1
