@@ -7,7 +7,7 @@ Each load runs in a process of its own, after one of a single record that is not
 everything is imported.
 
 Every tool gets the records as dicts: Max by Page.read, as its documentation does.  Beside that
-stands a loader that makes each record by itself, as some connectors must.
+is a loader that makes each record by itself, as some connectors must.
 """
 
 from __future__ import annotations
