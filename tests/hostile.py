@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import takewhile
 from pathlib import Path
 from socketserver import StreamRequestHandler, ThreadingTCPServer
 from typing import Any
@@ -37,9 +38,13 @@ class Hostile:
         class Handler(StreamRequestHandler):
             def handle(self) -> None:
                 with suppress(OSError):  # of a process that has ended
-                    while head := b"".join(iter(self.rfile.readline, b"\r\n")).decode("latin-1"):
+                    while head := self.head():
                         service.asked.append(head)
                         self.wfile.write(service.says(head))
+
+            def head(self) -> str:
+                lines = takewhile(lambda line: line.strip(), self.rfile)  # ends when the connection does, too
+                return b"".join(lines).decode("latin-1")
 
         class Server(ThreadingTCPServer):
             daemon_threads, block_on_close = True, False

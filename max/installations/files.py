@@ -16,6 +16,7 @@ from ..model.values import Json
 
 T = TypeVar("T")
 FOLDER = ".max"  # of a project, in its folder
+INSTALLATIONS = "installations"  # in it
 CONNECTORS = "connectors"  # a project's own, beside it
 CREDENTIALS = "credentials.json"  # of an installation
 LOCK = "credentials.lock"  # locked while a secret is renewed, for as long as the service takes

@@ -38,6 +38,7 @@ from .files import (
     CREDENTIALS,
     FOLDER,
     INSTALLATION,
+    INSTALLATIONS,
     KEPT,
     LOCK,
     broken,
@@ -63,7 +64,6 @@ if TYPE_CHECKING:
     from .onboarding import OnboardingResult
     from .registry import ConnectorRegistry
 
-INSTALLATIONS = "installations"
 DATABASE = "data.db"
 AUDIT = "audit.db"  # in .max
 SECRET_FILES = (CREDENTIALS, f".{CREDENTIALS}.new")  # the second: of a writer that was killed

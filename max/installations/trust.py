@@ -24,7 +24,7 @@ from pathlib import Path
 from ..errors import ProjectError, ProjectUntrusted
 from ..model.struct import Struct
 from ..model.values import Json
-from .files import CONNECTORS, FOLDER, encoded, locked, read_object, replace_file, translated
+from .files import CONNECTORS, FOLDER, INSTALLATIONS, encoded, locked, read_object, replace_file, translated
 from .home import home_folder
 
 VARIABLE = "MAX_TRUST"  # trusted folders, separated as in PATH
@@ -55,8 +55,9 @@ def refuse_exposed(root: Path, *, above: bool = False) -> None:
     """
     if _is_listed(root):
         return
-    if problem := _exposure(root / FOLDER):
-        raise _untrusted(root, f"{root / FOLDER}: {problem}")
+    for place in _places(root):
+        if problem := _exposure(place):
+            raise _untrusted(root, f"{place}: {problem}")
     for folder in (root, *root.parents) if above else ():
         mode = folder.stat().st_mode
         if mode & ANYBODY and not mode & stat.S_ISVTX:
@@ -64,11 +65,19 @@ def refuse_exposed(root: Path, *, above: bool = False) -> None:
             raise _untrusted(root, words)
 
 
+def _places(root: Path) -> Iterator[Path]:
+    """The folders of a project's files: each may be a link to another user's."""
+    place = root / FOLDER
+    yield from (place, place / INSTALLATIONS)
+    for pattern in ("[!.]*", "[!.]*/[!.]*"):
+        yield from sorted((place / INSTALLATIONS).glob(pattern))
+
+
 def _exposure(path: Path) -> str:
-    """Why a file or folder may be another user's work; "" when it is this user's, or not there."""
+    """Why a file or folder may be another user's work; "" when it is this user's, or cannot be reached."""
     try:
         found = [path.lstat(), path.stat()]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return ""
     owners = {0, os.geteuid()}
     if os.geteuid() == 0 and os.environ.get("SUDO_UID", "").isdecimal():

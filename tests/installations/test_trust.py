@@ -81,6 +81,9 @@ WORDS = {  # what each command is called with
     "watch": ["--once"],
     "health": [],
     "audit": [],
+    "audit prune": ["--before", "90d", "--to", "copy.db"],
+    "keys new": [],
+    "keys rotate": [],
     "runs": [],
     "pause": ["mine"],
     "resume": ["mine"],
@@ -428,6 +431,25 @@ class TestOtherUsers:
         (made / ".max").symlink_to("kept")
         os.chown(made / ".max", STRANGER, STRANGER, follow_symlinks=False)
         assert cli("ls").status == 4
+
+    @as_root
+    @pytest.mark.parametrize(
+        "name", ["", "installations", "installations/mine", "installations/mine/default"]
+    )
+    def test_another_users_folder_behind_a_link_of_this_user_gets_no_secret_and_no_rows(
+        self, name: str, made: Path, tmp_path_factory: pytest.TempPathFactory, cli: Cli
+    ) -> None:
+        place, theirs = made / ".max" / name, tmp_path_factory.mktemp("theirs") / "folder"
+        place.rename(theirs)
+        place.symlink_to(theirs)
+        for path in (theirs, *theirs.rglob("*")):
+            os.chown(path, STRANGER, STRANGER)
+        before = sorted(theirs.rglob("*"))
+        for command in ("sync", "connect", "settings", "disconnect"):
+            run = cli(command, *WORDS[command])
+            assert (run.status, f"{place}: it belongs to" in run.err) == (4, True), command
+        assert cli("connect", "acme:new", "--no-input").status == 4
+        assert (sorted(theirs.rglob("*")), ran(made)) == (before, False)
 
     @pytest.mark.parametrize("name", [".max", "connectors", "connectors/max_mine.py"])
     def test_what_every_user_may_write_is_refused(self, name: str, made: Path, cli: Cli) -> None:
