@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -42,6 +45,53 @@ def test_a_sync_ends_with_the_requests_that_were_sent(serving: Serving, how: str
     assert json.loads(output.splitlines()[-1])["status"] == "paused"
     serving.max("resume", "acme")
     assert serving.gate.listings == 2 * 2 * 20, "each collection is listed once"
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_on_a_terminal_pauses_a_sync_and_a_second_one_leaves_at_once(
+    serving: Serving, times: int
+) -> None:
+    pty = pytest.importorskip("pty", reason="this system has no pseudo-terminals")
+    terminal, inside = pty.openpty()
+    at_terminal = (  # the key reaches the processes of the session whose terminal it is
+        "import fcntl, os, runpy, sys, termios\nos.setsid()\nfcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+        "sys.argv[:] = ['max', 'sync', 'acme']\nrunpy.run_module('max', run_name='__main__')\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", at_terminal],
+        cwd=serving.folder,
+        env={**serving.environment, "TERM": "xterm"},
+        stdin=inside,
+        stdout=inside,
+        stderr=inside,
+    ) as process:
+        os.close(inside)
+        serving.gate.is_full.wait()
+        os.write(terminal, b"\x03")
+        shown = read_until(terminal, "press Ctrl-C again to leave at once")
+        if times == 2:
+            os.write(terminal, b"\x03")
+        else:
+            serving.open()
+        shown += read_until(terminal)
+        os.close(terminal)
+    expected = ["everything so far is saved", "left at once; the stored data is kept"][times - 1]
+    assert (process.returncode, expected in shown, "Traceback" in shown) == (130, True, False), shown
+    assert ["last sync   paused", "last sync   interrupted"][times - 1] in serving.max("status")
+
+
+def read_until(terminal: int, words: str = "") -> str:
+    """What is written to a terminal, up to some words or to the end of the process."""
+    shown = b""
+    while not words or words.encode() not in shown:
+        try:
+            part = os.read(terminal, 4096)
+        except OSError:  # Linux says so when the last process has left the terminal
+            break
+        if not part:
+            break
+        shown += part
+    return shown.decode()
 
 
 def test_a_cancelled_sync_ends_although_its_requests_are_not_answered(serving: Serving) -> None:

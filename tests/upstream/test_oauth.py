@@ -157,7 +157,9 @@ class TestExpiry:
             asyncio.run(main())
         assert len(service.opened) == callers * len(waits), "a token was refused"
 
-    @pytest.mark.parametrize("said", [0, -1, "0", "never", None, True, 1e-9, 10**400, math.inf, [], {}])
+    @pytest.mark.parametrize(
+        "said", [0, -1, "0", "never", None, True, 1e-9, 1e15, 1e308, 10**400, math.inf, "nan", [], {}]
+    )
     def test_a_token_without_a_usable_lifetime_is_used_until_it_is_refused(
         self, service: TokenService, said: object
     ) -> None:
