@@ -95,7 +95,7 @@ ADD_MEMBERS = """
     ON CONFLICT (listing, child) DO UPDATE SET generation = excluded.generation
      WHERE _max_membership.generation <> excluded.generation
 """
-IN_A_ROW = "SELECT _id FROM {table} WHERE _row BETWEEN ? AND ? AND _removed_at IS NULL"
+IN_A_ROW = "SELECT _id FROM {table} WHERE _row BETWEEN ? AND ? AND _removed_at IS NULL ORDER BY _row"
 RENEW_IN_A_ROW = """
     UPDATE _max_membership SET generation = :generation
      WHERE listing = :listing AND child BETWEEN :first AND :last AND generation <> :generation
@@ -456,7 +456,7 @@ class Membership(RenameOwner):
 def _add_in_a_row(
     connection: Connection,
     child: TableMapping[Any],
-    ids: Sequence[str],
+    ids: list[str],
     position: PagePosition,
     newest: float,
 ) -> int:
@@ -467,7 +467,7 @@ def _add_in_a_row(
     values = {**position._asdict(), "first": numbers[0], "last": numbers[1]}
     if numbers[0] > newest:
         return connection.execute(child.sql(ADD_IN_A_ROW), values).rowcount
-    if {id for (id,) in connection.execute(child.sql(IN_A_ROW), numbers)} != set(ids):
+    if list(chain.from_iterable(connection.execute(child.sql(IN_A_ROW), numbers))) != ids:
         return 0
     return connection.execute(RENEW_IN_A_ROW, values).rowcount
 
