@@ -339,6 +339,23 @@ class TestAFolderThatLeadsThere:
         assert files == [".gitignore", "project.json"]
         assert json.loads((tmp_path / ".max" / "project.json").read_text())["database"] == url
 
+    def test_is_not_needed_where_the_environment_names_the_database(
+        self,
+        project: ProjectDatabase,
+        url: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        connect(project)
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("MAX_DATABASE", url)
+        assert "acme:default" in running(capsys)("ls").out
+        assert list(tmp_path.iterdir()) == []
+        monkeypatch.setenv("MAX_DATABASE", "postgresql://u:s3cret@h/d")
+        refused = running(capsys)("ls")
+        assert (refused.status, "s3cret" in refused.err) == (2, False)
+
     def test_a_url_with_a_password_is_refused_and_not_repeated(self, tmp_path: Path) -> None:
         for bad in ("postgresql://u:s3cret@h/d", "postgresql://u@h/d?password=s3cret"):
             with pytest.raises(UsageError, match="a password in a URL") as caught:
