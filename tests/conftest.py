@@ -21,7 +21,8 @@ os.environ["MAX_HOME"] = _home.name
 os.environ.pop("MAX_TRUST", None)
 os.environ.pop("MAX_OUTPUT", None)
 
-AT_ANY_SPEED: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+UNCHECKED = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+AT_ANY_SPEED: dict[str, Any] = {"deadline": None, "suppress_health_check": UNCHECKED}
 settings.register_profile("same", derandomize=True, **AT_ANY_SPEED)
 settings.register_profile("explore", **AT_ANY_SPEED)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))

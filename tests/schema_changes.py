@@ -17,8 +17,9 @@ from max.model.plan import filter_from_json, filter_to_json
 from max.model.query import Order, Query, QueryPage
 from max.model.schema import Schema
 from max.model.values import Json, Kind
-from max.storage.sqlite import SqliteConnection, transaction
+from max.storage.sqlite import SqliteConnection
 from max.storage.table_writer import TableWriter
+from tests.contract.places import transaction
 from tests.sample import writer
 from tests.strategies import records
 

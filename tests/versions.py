@@ -21,8 +21,9 @@ from max.model.migrations import (
 from max.model.query import Query
 from max.model.schema import Schema
 from max.model.values import Json
-from max.storage.sqlite import SqliteConnection, connect, transaction
+from max.storage.sqlite import SqliteConnection, connect
 from max.storage.table_writer import TableWriter
+from tests.contract.places import columns_of, transaction
 from tests.sample import writer
 
 __all__ = ["Field", "Json", "Many", "Ref"]  # the annotations of the entities below are read in this module
@@ -226,10 +227,10 @@ def _row(one: Entity) -> dict[str, Any]:
 
 def structure(connection: SqliteConnection) -> dict[str, Any]:
     """Tables with their columns, fields and schema: what a migrated database shares with a fresh one."""
-    tables = connection.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')").fetchall()
-    columns = {
-        name: {row[1:] for row in connection.execute(f'PRAGMA table_info("{name}")')} for (name,) in tables
-    }
+    tables = [
+        name for kind, name, _, _ in connection.dialect.objects(connection) if kind in ("table", "view")
+    ]
+    columns = {name: columns_of(connection, name) for name in tables}
     fields = connection.execute("SELECT entity, field, kind, load_group FROM _max_field").fetchall()
     text = connection.execute("SELECT schema FROM _max_schema").fetchone()
     done = connection.execute("SELECT * FROM _max_migration").fetchall()

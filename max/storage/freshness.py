@@ -232,7 +232,8 @@ class Freshness(RenameOwner):
                SET synced_at = NULL, recorded_at = excluded.recorded_at
              WHERE excluded.recorded_at >= _max_freshness.recorded_at
         """
-        run(connection, sql, statement.values)
+        connection.dialect.prepare(connection, sql)
+        connection.execute(sql, statement.values)
 
     def forget(self, connection: Connection, after: float, now: float) -> None:
         """Count as never synced whatever a request brought that began after a time.

@@ -58,7 +58,7 @@ KEEP = """
 """
 KEPT = """
     SELECT entity, id, expected, actual, fields, inside, row, sync, at FROM _max_quarantine
-     WHERE :entity IS NULL OR entity = :entity
+     WHERE entity = :entity OR :entity IS NULL
      ORDER BY entity, id, digest
 """
 CHANGE_IDS = (  # two rows may change places, so they go through a digest that no row has

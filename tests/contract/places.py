@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -20,8 +21,9 @@ from max.model.loaders import UnknownLoaders
 from max.model.schema import Schema
 from max.model.values import Json
 from max.storage.database import Connection, quoted
-from max.storage.postgres import PostgresDatabase
+from max.storage.postgres import PostgresDatabase, connect
 from max.storage.sqlite import MEMORY, SqliteConnection, SqliteDatabase
+from max.storage.sqlite import transaction as sqlite_transaction
 from tests.postgres_server import new_schema, shared_url
 
 T = TypeVar("T")
@@ -103,12 +105,6 @@ class PassingDatabase(PostgresDatabase):
 _on_postgres = False
 
 
-class OnlySqlite(str):
-    """A place that is in memory, whatever ``either`` says."""
-
-    __slots__ = ()
-
-
 def memory_database() -> SqliteDatabase | PostgresDatabase:
     """A new database that nothing outlives: in memory, or a schema of its own (see ``either``)."""
     return PassingDatabase(shared_url(), new_schema()) if _on_postgres else SqliteDatabase(MEMORY)
@@ -116,7 +112,7 @@ def memory_database() -> SqliteDatabase | PostgresDatabase:
 
 def database_at(place: str | Path) -> SqliteDatabase | PostgresDatabase:
     """The database of a place: a file, one in memory, or ``postgresql://…#schema``."""
-    if place == MEMORY and not isinstance(place, OnlySqlite):
+    if place == MEMORY:
         return memory_database()
     url, _, schema = str(place).partition("#")
     return PostgresDatabase(url, schema) if schema else SqliteDatabase(place)
@@ -159,6 +155,53 @@ def using(place: str | Path, body: Callable[[Store], Awaitable[T]], schema: Sche
     return asyncio.run(main())
 
 
+@contextmanager
+def memory_connection() -> Iterator[Any]:
+    """A connection to a new database, outside of transactions; it is gone afterwards (see ``either``)."""
+    if not _on_postgres:
+        with closing(sqlite3.connect(MEMORY, isolation_level=None, factory=SqliteConnection)) as connection:
+            yield connection
+        return
+    database = PostgresDatabase(shared_url(), new_schema())
+    with database.writer():
+        pass
+    made = connect(database.url, database.label)
+    try:
+        made.execute(f"SET search_path TO {database.schema}")
+        yield made
+    finally:
+        made.raw.close()
+        database.delete()
+
+
+@contextmanager
+def transaction(connection: Any) -> Iterator[None]:
+    """All of it or nothing, on a connection outside of transactions."""
+    if isinstance(connection, SqliteConnection):
+        with sqlite_transaction(connection):
+            yield
+        return
+    connection.execute("BEGIN")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+
+
+def columns_of(connection: Any, table: str) -> set[Any]:
+    """The columns of a table with what the database says of them."""
+    if isinstance(connection, SqliteConnection):
+        return {row[1:] for row in connection.execute(f'PRAGMA table_info("{table}")')}
+    sql = """
+        SELECT CAST(a.attname AS text), format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attcollation
+          FROM pg_attribute AS a WHERE a.attrelid = to_regclass(quote_ident(?))
+           AND a.attnum > 0 AND NOT a.attisdropped
+    """
+    return set(connection.execute(sql, (table,)))
+
+
 POSTGRES = pytest.param("postgres", marks=pytest.mark.postgres)
 
 
@@ -166,14 +209,14 @@ POSTGRES = pytest.param("postgres", marks=pytest.mark.postgres)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """Where a store keeps its data: every test of a contract runs on each."""
     if request.param != "postgres":
-        yield OnlySqlite(MEMORY) if request.param == "memory" else str(tmp_path / "data.db")
+        yield MEMORY if request.param == "memory" else str(tmp_path / "data.db")
         return
     url, schema = shared_url(), new_schema()
     yield f"{url}#{schema}"
     PostgresDatabase(url, schema).delete()
 
 
-@pytest.fixture(scope="module", params=["sqlite", POSTGRES])
+@pytest.fixture(params=["sqlite", POSTGRES])
 def either(request: pytest.FixtureRequest) -> Iterator[None]:
     """What a test has in memory is in Postgres the second time."""
     global _on_postgres

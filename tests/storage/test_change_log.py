@@ -38,10 +38,11 @@ from max.model.schema import Schema
 from max.model.settings import Settings
 from max.runtime import InstallationRuntime
 from max.storage.change_log import PAGE, changed_by
+from max.storage.postgres import PostgresDatabase
 from max.storage.sqlite import MEMORY, SqliteConnection, SqliteDatabase
 from max.testing import FakeClock
 from max.upstream.credentials import CredentialProvider, MemoryCredentials
-from tests.contract.places import SCHEMA, Person, Post, Team, parts
+from tests.contract.places import SCHEMA, Person, Post, Team, database_at, parts
 from tests.sample import SampleConfig, SampleRoot, Thing, list_things, sample
 from tests.strategies import records
 
@@ -55,7 +56,7 @@ EncodedRows = dict[str, dict[str, Any]]
 class Place:
     """A database that can be opened with any history setting and any schema."""
 
-    def __init__(self, database: SqliteDatabase) -> None:
+    def __init__(self, database: SqliteDatabase | PostgresDatabase) -> None:
         self.database = database
         self.engine = SqliteEngine(database, UnknownLoaders(SCHEMA))
 
@@ -99,7 +100,7 @@ class Place:
 @asynccontextmanager
 async def placed(path: Path | str = MEMORY) -> Any:
     """A place whose database is open."""
-    database = SqliteDatabase(path)
+    database = database_at(path)
     await database.start()
     try:
         yield Place(database)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import operator
-import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from typing import Any
 
 import pytest
@@ -20,6 +18,7 @@ from max.model.delivery import AgeHistogram, Delivery, ListingPage
 from max.model.entities import FieldOf
 from max.model.filters import Filter, Op, Synced
 from max.storage.sqlite import SqliteConnection
+from tests.contract.places import memory_connection
 from tests.sample import writer
 
 
@@ -84,7 +83,7 @@ class Place:
 
 @pytest.fixture
 def place() -> Iterator[Place]:
-    with closing(sqlite3.connect(":memory:", isolation_level=None, factory=SqliteConnection)) as connection:
+    with memory_connection() as connection:
         yield Place(connection)
 
 
@@ -151,12 +150,13 @@ def known(at: float | None) -> float:
     return -float("inf") if at is None else at
 
 
+@pytest.mark.usefixtures("either")
 @given(STEPS, st.sampled_from(NAMES), st.sampled_from(list(COMPARED)), st.integers(9, 18))
 @settings(deadline=None, max_examples=150)
 def test_age_filters_agree_with_the_sync_time_of_each_field(
     steps: list[Step], name: str, op: Op, moment: int
 ) -> None:
-    with closing(sqlite3.connect(":memory:", isolation_level=None, factory=SqliteConnection)) as connection:
+    with memory_connection() as connection:
         place = Place(connection)
         for step in steps:
             take(place, step)
@@ -166,12 +166,13 @@ def test_age_filters_agree_with_the_sync_time_of_each_field(
         assert place.fitting(~Synced(field.path, op, at)) == place.synced().keys() - expected
 
 
+@pytest.mark.usefixtures("either")
 @given(STEPS, st.sampled_from(NAMES), st.sampled_from(list(COMPARED)), st.integers(9, 18))
 @settings(deadline=None, max_examples=100)
 def test_an_age_through_a_ref_is_that_of_the_target_row(
     steps: list[Step], name: str, op: Op, moment: int
 ) -> None:
-    with closing(sqlite3.connect(":memory:", isolation_level=None, factory=SqliteConnection)) as connection:
+    with memory_connection() as connection:
         place = Place(connection)
         for step in steps:
             take(place, step)
@@ -191,10 +192,11 @@ def test_an_age_through_a_ref_is_that_of_the_target_row(
         assert place.fitting(Synced(twice, op, at)) == there
 
 
+@pytest.mark.usefixtures("either")
 @given(STEPS)
 @settings(deadline=None, max_examples=150)
 def test_ages_count_every_row_once_at_its_age(steps: list[Step]) -> None:
-    with closing(sqlite3.connect(":memory:", isolation_level=None, factory=SqliteConnection)) as connection:
+    with memory_connection() as connection:
         place = Place(connection)
         for step in steps:
             take(place, step)
@@ -208,12 +210,13 @@ def test_ages_count_every_row_once_at_its_age(steps: list[Step]) -> None:
             assert sum(rows for _, rows in found[name].ages) + found[name].never == len(seen)
 
 
+@pytest.mark.usefixtures("either")
 @given(STEPS, SUBSETS, st.none() | WHO, st.booleans())
 @settings(deadline=None, max_examples=150)
 def test_invalidated_fields_are_stale_until_fetched_and_no_others_are(
     steps: list[Step], names: set[str], who: set[str] | None, again: bool
 ) -> None:
-    with closing(sqlite3.connect(":memory:", isolation_level=None, factory=SqliteConnection)) as connection:
+    with memory_connection() as connection:
         place = Place(connection)
         for step in steps:
             take(place, step)

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from typing import Any
 
 import pytest
@@ -28,9 +26,10 @@ from max.model.query import Page, Query
 from max.model.schema import Schema
 from max.model.values import Json, Kind
 from max.storage.quarantine import Quarantined, quarantined
-from max.storage.sqlite import MEMORY, SqliteConnection, transaction
+from max.storage.sqlite import SqliteConnection
 from max.storage.table_writer import TableWriter
 from max.upstream.credentials import Secret
+from tests.contract.places import memory_connection, transaction
 from tests.sample import writer
 from tests.strategies import ids, samples
 from tests.versions import made
@@ -58,10 +57,9 @@ BAD: Any = "large"
 
 
 @pytest.fixture
-def connection() -> Iterator[SqliteConnection]:
-    held = sqlite3.connect(MEMORY, isolation_level=None, factory=SqliteConnection)
-    yield held
-    held.close()
+def connection(either: None) -> Iterator[Any]:
+    with memory_connection() as held:
+        yield held
 
 
 def opened(
@@ -143,7 +141,7 @@ def test_a_secret_is_not_shown(connection: SqliteConnection) -> None:
     receive(connection, tables, Thing("1", name=secret))
     (one,) = quarantined(connection)
     assert one.actual == "Secret Secret(***)"
-    assert not any("hunter2" in line for line in connection.iterdump())
+    assert not any("hunter2" in line for line in dump(connection))
 
 
 def test_rows_without_an_id_are_kept_each_once(connection: SqliteConnection) -> None:
@@ -200,12 +198,13 @@ def test_making_a_record_never_fails_for_a_value() -> None:
         assert check_entity(one)
 
 
+@pytest.mark.usefixtures("either")
 @settings(max_examples=100)
 @given(st.lists(st.tuples(ids, samples, samples), max_size=5, unique_by=lambda one: one[0]))
 def test_every_row_is_stored_or_quarantined(
     drawn: list[tuple[str, tuple[Any, frozenset[Kind]], tuple[Any, frozenset[Kind]]]],
 ) -> None:
-    with closing(sqlite3.connect(MEMORY, isolation_level=None, factory=SqliteConnection)) as connection:
+    with memory_connection() as connection:
         tables = opened(connection)
         rows = [Thing(id, name=name, size=size) for id, (name, _), (size, _) in drawn]
         stored = receive(connection, tables, *rows)
@@ -215,12 +214,13 @@ def test_every_row_is_stored_or_quarantined(
     assert stored.quarantined == len(drawn) - len(fits)
 
 
+@pytest.mark.usefixtures("either")
 @settings(max_examples=50)
 @given(st.lists(samples, min_size=1, max_size=3))
 def test_p12_a_quarantined_row_names_path_expected_and_actual(
     drawn: list[tuple[Any, frozenset[Kind]]],
 ) -> None:
-    with closing(sqlite3.connect(MEMORY, isolation_level=None, factory=SqliteConnection)) as connection:
+    with memory_connection() as connection:
         tables = opened(connection)
         receive(connection, tables, *(Thing(str(n), size=value) for n, (value, _) in enumerate(drawn)))
         kept = {one.id: one for one in quarantined(connection)}

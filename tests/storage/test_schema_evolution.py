@@ -41,11 +41,12 @@ from max.model.tasks import ExpandTask, LoadFieldsTask, RemoveTask, SyncResult, 
 from max.runtime import InstallationRuntime
 from max.storage.catalogue import migrate
 from max.storage.schema_evolution import plan
-from max.storage.sqlite import MEMORY, SqliteConnection, SqliteDatabase, transaction
+from max.storage.sqlite import SqliteConnection, SqliteDatabase
 from max.storage.sync_log import MIGRATIONS as TASKS
 from max.storage.sync_log import OWNER
 from max.storage.table_writer import TableWriter
 from max.upstream.credentials import CredentialProvider, MemoryCredentials
+from tests.contract.places import dump, memory_connection, transaction
 from tests.sample import SampleConfig, sample, writer
 from tests.schema_changes import (
     KINDS,
@@ -66,10 +67,9 @@ UPGRADES = list(combinations(range(1, LATEST + 1), 2))
 
 
 @pytest.fixture
-def connection() -> Iterator[SqliteConnection]:
-    held = sqlite3.connect(MEMORY, isolation_level=None, factory=SqliteConnection)
-    yield held
-    held.close()
+def connection(either: None) -> Iterator[Any]:
+    with memory_connection() as held:
+        yield held
 
 
 # -- from every version to every later one -----------------------------------------------------
@@ -90,16 +90,16 @@ def test_a_migrated_database_has_the_structure_of_a_fresh_one(
 ) -> None:
     fill(connection, apply(connection, start), rows_of(start))
     apply(connection, end)
-    fresh = sqlite3.connect(MEMORY, isolation_level=None, factory=SqliteConnection)
-    apply(fresh, end)
-    migrated, new = structure(connection), structure(fresh)
-    fresh.close()
+    with memory_connection() as fresh:
+        apply(fresh, end)
+        migrated, new = structure(connection), structure(fresh)
     assert migrated == new
 
 
 # -- what a plan says --------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("either")
 @pytest.mark.parametrize(("kinds", "changes"), [(KINDS, ()), (("integer",), ("toggle", "widen"))])
 @settings(max_examples=120)
 @given(data=st.data())
@@ -108,7 +108,7 @@ def test_p14_a_plan_says_compatible_iff_every_old_query_works_after_the_upgrade(
 ) -> None:
     declared = data.draw(schema_data(kinds))
     upgrade = data.draw(upgrades(declared, changes))
-    with closing(sqlite3.connect(MEMORY, isolation_level=None, factory=SqliteConnection)) as connection:
+    with memory_connection() as connection:
         old = applied(connection, declared, data.draw(partitions(declared)))
         stored(connection, old, data.draw(deliveries(old)))
         asked = [questions(connection, old, entity) for entity in old.schema.entities.values()]
@@ -132,12 +132,13 @@ def works(
     return None not in before and list(answers(connection, old, new, asked)) == before
 
 
+@pytest.mark.usefixtures("either")
 @settings(max_examples=100)
 @given(st.data())
 def test_p15_a_compatible_change_keeps_all_rows_and_marks_only_new_fields_stale(data: st.DataObject) -> None:
     declared = data.draw(schema_data())
     upgrade = data.draw(upgrades(declared, ["add", "loosen", "toggle"]))
-    with closing(sqlite3.connect(MEMORY, isolation_level=None, factory=SqliteConnection)) as connection:
+    with memory_connection() as connection:
         old = applied(connection, declared, data.draw(partitions(declared)))
         stored(connection, old, data.draw(deliveries(old)))
         assume(plan(connection, UnknownLoaders(Schema.from_json(upgrade.data))).compatible)
@@ -164,12 +165,13 @@ def ages(connection: SqliteConnection, tables: TableWriter) -> dict[tuple[str, s
     return found
 
 
+@pytest.mark.usefixtures("either")
 @settings(max_examples=50)
 @given(st.data())
 def test_p17_renames_keep_values_and_their_age(data: st.DataObject) -> None:
     declared = data.draw(schema_data())
     upgrade = data.draw(upgrades(declared, ["rename"]))
-    with closing(sqlite3.connect(MEMORY, isolation_level=None, factory=SqliteConnection)) as connection:
+    with memory_connection() as connection:
         old = applied(connection, declared, data.draw(partitions(declared)))
         stored(connection, old, data.draw(deliveries(old)))
         before, times = read(connection, old), ages(connection, old)
@@ -220,10 +222,10 @@ def test_p17_a_change_without_a_rule_is_refused_before_the_first_write(data: st.
 def refusal(connection: SqliteConnection, one: Any, two: Any, *migrations: Migration) -> SchemaError:
     """Why a database of one schema cannot become one of the other."""
     applied_to(connection, one)
-    before = list(connection.iterdump())
+    before = dump(connection)
     with pytest.raises(SchemaError) as caught:
         applied_to(connection, two, *migrations)
-    assert list(connection.iterdump()) == before
+    assert dump(connection) == before
     return caught.value
 
 
@@ -350,19 +352,19 @@ def frozen(connection: SqliteConnection, *declared: type[Entity], frozen: str) -
 
 def test_a_frozen_entity_is_not_changed_by_an_upgrade(connection: SqliteConnection) -> None:
     frozen(connection, THING, frozen="Thing")
-    before = list(connection.iterdump())
+    before = dump(connection)
     larger = made("Thing", {"name": "str", "size": "int", "more": "str"})
     with pytest.raises(SchemaError, match=r"Thing\.more is new") as caught:
         frozen(connection, larger, frozen="Thing")
     assert "SchemaContract.QUARANTINE" in caught.value.hint
-    assert list(connection.iterdump()) == before
+    assert dump(connection) == before
 
 
 def test_others_may_change_beside_a_frozen_entity(connection: SqliteConnection) -> None:
     frozen(connection, THING, frozen="Thing")
     frozen(connection, THING, made("Other", {"more": "str"}), frozen="Thing")
     frozen(connection, THING, made("Other", {"more": "str | None"}), frozen="Thing")
-    assert {row[1] for row in connection.execute("PRAGMA table_info(other)")} >= {"id", "more"}
+    assert connection.dialect.columns(connection, "other") >= {"id", "more"}
 
 
 # -- what is hidden ----------------------------------------------------------------------------
@@ -735,7 +737,7 @@ def copied(origin: Path, path: Path) -> Path:
 
 def state(connection: SqliteConnection) -> list[str]:
     """All that is durable."""
-    return list(connection.iterdump())
+    return dump(connection)
 
 
 def killed(path: Path, number: int) -> None:
