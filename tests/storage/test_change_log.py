@@ -38,7 +38,6 @@ from max.model.schema import Schema
 from max.model.settings import Settings
 from max.runtime import InstallationRuntime
 from max.storage.change_log import PAGE, changed_by
-from max.storage.postgres import PostgresDatabase
 from max.storage.sqlite import MEMORY, SqliteConnection, SqliteDatabase
 from max.testing import FakeClock
 from max.upstream.credentials import CredentialProvider, MemoryCredentials
@@ -56,7 +55,7 @@ EncodedRows = dict[str, dict[str, Any]]
 class Place:
     """A database that can be opened with any history setting and any schema."""
 
-    def __init__(self, database: SqliteDatabase | PostgresDatabase) -> None:
+    def __init__(self, database: Any) -> None:
         self.database = database
         self.engine = SqliteEngine(database, UnknownLoaders(SCHEMA))
 

@@ -29,7 +29,7 @@ from max.storage.quarantine import Quarantined, quarantined
 from max.storage.sqlite import SqliteConnection
 from max.storage.table_writer import TableWriter
 from max.upstream.credentials import Secret
-from tests.contract.places import memory_connection, transaction
+from tests.contract.places import dump, memory_connection, transaction
 from tests.sample import writer
 from tests.strategies import ids, samples
 from tests.versions import made
