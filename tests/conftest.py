@@ -29,7 +29,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
 SEARCHING = (Phase.explicit, Phase.generate)  # and nothing is shrunk: that takes as long again, many times
-FEW = 5  # examples on Postgres, where each has a schema of its own
+FEW = 3  # examples on Postgres, where each has a schema of its own
 
 
 @pytest.hookimpl(wrapper=True)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from hashlib import sha256
 from typing import Any
 
@@ -396,6 +397,7 @@ def short_name(name: str) -> str:
     return f"{beginning}~{digest}"
 
 
+@cache
 def casefold_function() -> str:
     """The statement that creates the function which folds a text as ``str.casefold`` does."""
     import sys

@@ -85,7 +85,8 @@ class Place:
 
     async def sql(self, text: str) -> list[Any]:
         """Run SQL as another tool would."""
-        return await self.database.transact(lambda c: c.execute(text).fetchall())
+        rows: list[Any] = await self.database.transact(lambda c: c.execute(text).fetchall())
+        return rows
 
     async def rows(self) -> EncodedRows:
         """Every row as a query returns it."""
