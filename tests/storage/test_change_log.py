@@ -85,7 +85,9 @@ class Place:
 
     async def sql(self, text: str) -> list[Any]:
         """Run SQL as another tool would."""
-        rows: list[Any] = await self.database.transact(lambda c: c.execute(text).fetchall())
+        reads = text.lstrip().startswith(("SELECT", "PRAGMA"))
+        work = (lambda c: c.execute(text).fetchall()) if reads else (lambda c: [c.execute(text)])
+        rows: list[Any] = await self.database.transact(work)
         return rows
 
     async def rows(self) -> EncodedRows:
@@ -307,6 +309,7 @@ async def take(place: Place, step: str, things: Sequence[Any], at: float) -> Non
         await place.open(FOLDING if step == "on" else OFF)
 
 
+@pytest.mark.usefixtures("either")
 @settings(max_examples=80)
 @given(st.lists(STEPS, max_size=12))
 @example([("receive", [ODD]), ("remove", [Person.ref("a")]), ("fold", []), ("receive", [Person("a", age=1)])])
@@ -341,6 +344,7 @@ def test_a_float_comes_back_as_it_was(numbers: list[float]) -> None:
     recorded(body)
 
 
+@pytest.mark.usefixtures("either")
 def test_an_entity_with_many_fields_is_recorded_whole() -> None:
     names = [f"f{number}" for number in range(200)]
     body = {**{name: Field() for name in names}, "__annotations__": dict.fromkeys(names, "Field[int | None]")}
@@ -414,6 +418,7 @@ def test_without_history_the_database_has_no_trace_of_it() -> None:
     )
 
 
+@pytest.mark.usefixtures("either")
 def test_turning_history_on_records_the_rows_that_are_there() -> None:
     async def body(place: Place) -> list[Change]:
         await place.open(OFF)
@@ -426,6 +431,7 @@ def test_turning_history_on_records_the_rows_that_are_there() -> None:
     assert (change.kind, change.id, change.new, change.sync) == ("created", "1", {"title": "x"}, None)
 
 
+@pytest.mark.usefixtures("either")
 def test_turning_history_off_keeps_the_changes_until_they_are_too_old() -> None:
     async def body(place: Place) -> list[list[str]]:
         await place.open()
@@ -444,6 +450,7 @@ def test_turning_history_off_keeps_the_changes_until_they_are_too_old() -> None:
     assert using(body) == [["1", "2"]] * 2
 
 
+@pytest.mark.usefixtures("either")
 def test_turning_history_on_again_records_all_rows_and_expires_old_cursors() -> None:
     async def body(place: Place) -> list[str]:
         await place.open()
@@ -747,6 +754,7 @@ def made(name: str, **hints: str) -> Any:
     return type(name, (Entity,), {**fields, "__annotations__": hints, "__module__": __name__})
 
 
+@pytest.mark.usefixtures("either")
 def test_a_new_field_is_recorded_from_then_on() -> None:
     old, new = made("Note", a="Field[str]"), made("Note", a="Field[str]", b="Field[float | None]")
 
@@ -765,6 +773,7 @@ def test_a_new_field_is_recorded_from_then_on() -> None:
     assert replayed(changes) == rows
 
 
+@pytest.mark.usefixtures("either")
 def test_values_of_a_new_field_are_recorded_before_the_first_change() -> None:
     old, new = made("Note", a="Field[str]"), made("Note", a="Field[str]", b="Field[str]")
 
@@ -782,6 +791,7 @@ def test_values_of_a_new_field_are_recorded_before_the_first_change() -> None:
     assert rows["Note:1"] == {"a": "x", "b": "y"}
 
 
+@pytest.mark.usefixtures("either")
 def test_the_log_goes_on_after_renames() -> None:
     one, other = made("Note", a="Field[str]"), made("Remark", b="Field[str]")
     renamed = Migration("better names", RenameField("Note", "a", "b"), RenameEntity("Note", "Remark"))
@@ -803,6 +813,7 @@ def test_the_log_goes_on_after_renames() -> None:
     assert replayed(changes) == rows
 
 
+@pytest.mark.usefixtures("either")
 @pytest.mark.parametrize(
     "change", [ChangeType("Note", "a", using=len), ChangeKey("Note", "key"), DropField("Note", "key")]
 )
