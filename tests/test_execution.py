@@ -273,13 +273,17 @@ def test_progress_on_the_last_try_allows_another_failure() -> None:
     assert outcome(Source(users=pages), USERS).status is Status.COMPLETED
 
 
-def test_half_a_surrogate_pair_in_an_error_is_stored_as_an_escape_and_stops_no_sync() -> None:
+def test_half_a_surrogate_pair_in_an_error_is_an_escape_where_it_is_stored_or_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     source = Source(
         users=[Offline("away \ud800"), UpstreamMissing("no \udfff", hint="see \ud800")], notes=[down()]
     )
     result = outcome(source, USERS)
     (failure,) = result.failures
     assert (result.status, failure.message, failure.hint) == (Status.FAILED, "no \\udfff", "see \\ud800")
+    assert "\\udfff" in caplog.text
+    assert caplog.text.isascii()
 
 
 @pytest.mark.parametrize("word", ["next", "sync_token"])

@@ -30,7 +30,7 @@ from ..model.sync_events import Origin as Origin
 from ..model.sync_events import Progress as Progress
 from ..model.sync_events import event_time
 from ..model.tasks import Failure, Outcome, ResumedSync, Settlement, State, Status, Task
-from ..model.values import Json
+from ..model.values import Json, storable
 
 BUFFER = 10_000  # events that wait for a listener
 EARLY = 1_000  # events that wait for the first listener to come
@@ -236,7 +236,8 @@ class EventPublisher:
             self._log(logging.WARNING, words, one.task.id, until, what, one.error["message"])
 
     def _log(self, level: int, words: str, *values: object) -> None:
-        log.log(level, f"sync %s of %s: {words}", self._origin.sync, self._origin.installation, *values)
+        texts = (storable(one) if isinstance(one, str) else one for one in values)
+        log.log(level, f"sync %s of %s: {words}", self._origin.sync, self._origin.installation, *texts)
 
     def _started(self, task: Task) -> Event:
         return self._event(EventKind.TASK_STARTED, task, what=task.spec.describe())
