@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -383,6 +384,15 @@ def _make_worker_dead(connection: SqliteConnection) -> None:
                 connection.execute(f"UPDATE {table} SET {column} = ? WHERE {column} = ?", (dead, worker))
 
 
+def shown(row: str, history: History) -> str:
+    """What listings show of a row.
+
+    Where the listing of its new place names no boxes, and that of its box has only what changed in it,
+    that an item has left the box is found by the look for removals alone.
+    """
+    return re.sub("box=[^,]*, ", "", row) if history.narrow else row
+
+
 def live(history: History) -> dict[str, tuple[Any, Any]]:
     """Run a history and one undisturbed sync; the differences between copy and upstream."""
 
@@ -395,7 +405,12 @@ def live(history: History) -> dict[str, tuple[Any, Any]]:
         if history.watched:  # what has moved is fetched, whether or not all listings show what is gone
             await world.sync(Sync(restart=True, options=ALLOWED))
             (rows, _), (there, _) = await world.state(), world.upstream.state()
-            lacking = {kind: lost for kind in there if (lost := there[kind] - rows[kind])}
+            seen = {kind: {shown(one, history) for one in rows[kind]} for kind in there}
+            lacking = {
+                kind: lost
+                for kind in there
+                if (lost := {shown(one, history) for one in there[kind]} - seen[kind])
+            }
         result = await world.sync(Sync(restart=True, options=RIGHT))
         ended = None if result is None else (result.status, result.failures)
         (rows, members), (there, whose) = await world.state(), world.upstream.state()
