@@ -2,9 +2,9 @@
 
 h11 owns the grammar; this file owns the bytes between it and the socket.
 
-Why not the connections of httpx2: a request costs them a dozen system calls and over half a millisecond.
+Why not the connections of httpx2: each request costs them a dozen system calls and half a millisecond.
 A system call gives the interpreter's lock to the thread that writes rows, and to have it back takes
-up to 5 ms.  Here a request takes four of them, and a third of the processor time.
+up to 5 ms.  Here a request takes four of them, and a fifth of the processor time.
 
 A connection on which something came that was not asked for is not used again: it would be taken for
 the answer to the next request.
