@@ -19,11 +19,13 @@ The HTTP library is behind ``Transport``, so a test or an embedding program can 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import math
 import re
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC
@@ -32,13 +34,14 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol, Self, TypeAlias
 from urllib.parse import urlencode, urljoin, urlsplit
 
-from ..core import Lifecycle
+from ..core import Lifecycle, in_thread
 from ..errors import (
     LONGEST_WAIT,
     BadCredentials,
     InvalidAnswers,
     Mismatch,
     MissingExtra,
+    Offline,
     PermissionDenied,
     QuotaExceeded,
     UpstreamBroken,
@@ -51,17 +54,26 @@ from ..model.values import Json
 from .conditions import conditions_now
 from .credentials import CredentialProvider, Secret
 from .hosts import check_path, check_segments, filled, read_address
-from .operations import LOG, block_limit, last_attempt
+from .operations import LOG, block_limit, in_operation, last_attempt
 
 if TYPE_CHECKING:
-    pass
+    import ssl
+
+    import httpx2
+
+    from .redaction import Redactor
 
 TIMEOUT = 30.0  # seconds to connect, and between two parts of an answer
+DEADLINE = 300.0  # seconds for a whole answer outside of any operation, which has a deadline of its own
 MAX_BYTES = 64 * 2**20  # of a decoded answer
 REDIRECTS = 5  # followed at most
 FOLLOWED = ("GET", "HEAD")  # methods whose redirects are followed
 CONDITIONS = ("if-none-match", "if-modified-since")  # headers to which 304 is a good answer
+LIBRARY_LOGS = ("httpx2", *(f"httpcore2.{part}" for part in ("connection", "http11", "proxy", "socks")))
+CONNECTIONS = 32  # kept open for later requests
+KEPT = 5.0  # seconds that an unused connection is kept open
 QUOTED = 200  # characters of the service's own message that an error repeats
+GZIP_OR_ZLIB = zlib.MAX_WBITS | 32  # zlib finds out which
 WAITS = 16  # parts of a Retry-After header that are read
 
 ErrorKind: TypeAlias = tuple[type[UpstreamError], str, str]  # the error, what happened, what to do
@@ -277,14 +289,13 @@ class BudgetHeaders:
 
     def __call__(self, headers: Mapping[str, str]) -> Budget | None:
         """The budget; None when the headers are missing or are not numbers."""
-        remaining, reset = read_number(headers.get(self.remaining)), read_number(headers.get(self.reset))
+        remaining, reset = _number(headers.get(self.remaining)), _number(headers.get(self.reset))
         if remaining is None or reset is None:
             return None
-        return Budget(remaining, reset * self.unit, read_number(headers.get(self.cost)) or 1.0, self.relative)
+        return Budget(remaining, reset * self.unit, _number(headers.get(self.cost)) or 1.0, self.relative)
 
 
-def read_number(text: str | None) -> float | None:
-    """The number that a header has; None when it is missing, or none."""
+def _number(text: str | None) -> float | None:
     try:
         number = float(text or "")
     except ValueError:
@@ -327,9 +338,7 @@ class HttpClient(Lifecycle):
         self._headers = {"accept": "application/json", **_sendable(headers)}
         self._budgets = tuple(budgets)
         self._max_bytes = max_bytes
-        from .transport import DefaultTransport  # it needs what is declared here
-
-        self._own = None if transport else DefaultTransport(timeout, credentials.redactor)
+        self._own = None if transport else _Httpx2Transport(timeout, credentials.redactor)
         self._transport = transport or self._own
 
     async def start(self) -> None:
@@ -660,9 +669,203 @@ def _body(data: Json, form: Mapping[str, str] | None) -> tuple[dict[str, str], b
     return {"content-type": "application/json"}, json.dumps(data, separators=(",", ":")).encode()
 
 
+# -- the default transport ---------------------------------------------------------------------
+
+
+class _CleanLog(logging.Filter):
+    """Removes secrets from what the library logs: the address of each request, the headers of answers."""
+
+    def __init__(self, redactor: Redactor) -> None:
+        super().__init__()
+        self._redactor = redactor
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Every record stays, without secrets."""
+        record.msg, record.args = self._redactor.message(record.getMessage()), ()
+        return True
+
+
 def require_http() -> None:
     """MissingExtra unless the extra ``http`` is installed; for ``requires`` of a connector."""
-    from importlib.util import find_spec  # an import takes a twentieth of a second, and often is not needed
+    try:
+        import httpx2  # noqa: F401
+    except ImportError as error:
+        raise MissingExtra("http", "httpx2", "talking to a service over HTTP") from error
 
-    if find_spec("httpx2") is None or find_spec("h11") is None:
-        raise MissingExtra("http", "httpx2", "talking to a service over HTTP")
+
+class _Httpx2Transport(Transport):
+    """httpx2 as a Transport; connections are kept open and used again.
+
+    Each of its clients has one connection, and serves one request at a time.  One client for all
+    would ask the system about every idle connection, at both ends of each request: with 32
+    requests at a time, that was a third of a sync's processor time.
+    """
+
+    def __init__(self, timeout: float, redactor: Redactor) -> None:
+        self._timeout, self._log = timeout, _CleanLog(redactor)
+        self._opening = asyncio.Lock()
+        self._trust: dict[bool, ssl.SSLContext] = {}  # with encryption, and without
+        self._clients: set[httpx2.AsyncClient] = set()  # every open one
+        self._idle: list[tuple[str, float, httpx2.AsyncClient]] = []  # for which origin, since when
+
+    async def aclose(self) -> None:
+        """Close every connection; the next request opens one again, perhaps in another loop."""
+        clients, self._clients = self._clients, set()
+        self._idle, self._trust, self._opening = [], {}, asyncio.Lock()
+        for name in LIBRARY_LOGS:
+            logging.getLogger(name).removeFilter(self._log)
+        for client in clients:
+            await client.aclose()
+
+    async def send(self, request: HttpRequest, *, max_bytes: int) -> HttpResponse:
+        """As Transport says; MissingExtra when the library is not installed."""
+        origin = "/".join(request.url.split("/", 3)[:3])
+        client = self._taken(origin) or await self._opened(secure=origin.startswith("https:"))
+        try:
+            return await _exchange(client, request, max_bytes)
+        finally:
+            if client in self._clients:  # else it was closed meanwhile
+                self._idle.append((origin, time.monotonic(), client))
+                await self._close_unused()
+
+    def _taken(self, origin: str) -> httpx2.AsyncClient | None:
+        """The idle client that served an origin last, so that those which are not needed grow old."""
+        for place in reversed(range(len(self._idle))):
+            if self._idle[place][0] == origin:
+                return self._idle.pop(place)[2]
+        return None
+
+    async def _close_unused(self) -> None:
+        """Close the idle clients that are too many, or too old."""
+        while len(self._idle) > CONNECTIONS or (self._idle and self._idle[0][1] < time.monotonic() - KEPT):
+            client = self._idle.pop(0)[2]
+            self._clients.remove(client)
+            await client.aclose()
+
+    async def _opened(self, *, secure: bool) -> httpx2.AsyncClient:
+        """A new client; it connects at its first request."""
+        async with self._opening:
+            if secure not in self._trust:
+                self._trust[secure] = await in_thread(lambda: self._prepared(secure))
+            trust = self._trust[secure]
+        from http.cookiejar import CookieJar, DefaultCookiePolicy
+
+        import httpx2
+
+        client = httpx2.AsyncClient(
+            timeout=self._timeout,
+            verify=trust,
+            headers={"accept-encoding": "gzip, deflate"},  # what _Unpacker reads
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # none: they reach other origins
+        )
+        self._clients.add(client)
+        return client
+
+    def _prepared(self, secure: bool) -> ssl.SSLContext:
+        """Which certificates are trusted.  They and the import would hold the loop for a tenth of a second.
+
+        Without encryption none are loaded: a third of the start-up.
+        """
+        require_http()
+        import http.cookiejar  # noqa: F401  # for the loop, which finds it imported
+
+        import httpx2
+
+        for name in LIBRARY_LOGS:
+            logging.getLogger(name).addFilter(self._log)  # once, however often it is added
+        return httpx2.create_ssl_context(verify=secure)
+
+
+async def _exchange(client: httpx2.AsyncClient, request: HttpRequest, max_bytes: int) -> HttpResponse:
+    """A request and its response; errors of httpx2 are translated here and nowhere else."""
+    import httpx2
+
+    answered = False
+    call = client.stream(request.method, request.url, headers=dict(request.headers), content=request.body)
+    try:
+        async with call as response:
+            answered = True
+            body = await _read(request, response, max_bytes)
+            return HttpResponse(request, response.status_code, dict(response.headers), body)
+    except httpx2.RemoteProtocolError as error:
+        if not answered and "without sending" in str(error):
+            raise _offline(request, error) from error
+        words = "is incomplete or damaged" if answered else f"is not valid HTTP ({one_line(str(error))})"
+        raise UpstreamBroken(f"{request}: the answer {words}", hint="try again later") from error
+    except httpx2.RequestError as error:
+        raise _offline(request, error) from error
+
+
+def _offline(request: HttpRequest, error: Exception) -> Offline:
+    host, reason = urlsplit(request.url).netloc, one_line(str(error)) or type(error).__name__
+    return Offline(f"no answer from {host}: {reason}", hint="check the network and the address")
+
+
+async def _read(request: HttpRequest, response: httpx2.Response, max_bytes: int) -> bytes:
+    """The unpacked body; it never takes more memory than ``max_bytes`` and the library's buffers."""
+    announced = _number(response.headers.get("content-length"))
+    if announced is not None and announced > max_bytes and request.method != "HEAD":
+        raise _too_long(request, max_bytes)
+    body, unpacker = bytearray(), _Unpacker(response.headers.get("content-encoding", ""))
+    until = (
+        math.inf if in_operation() else time.monotonic() + DEADLINE
+    )  # of no loop: a fake clock skips waits
+    try:
+        async for piece in response.aiter_raw():
+            if time.monotonic() > until:
+                raise Offline(
+                    f"{request}: no complete answer within {DEADLINE:g} s",
+                    hint="the service is slow; try later",
+                )
+            body += unpacker.unpack(piece, max_bytes + 1 - len(body))
+            if len(body) > max_bytes:
+                raise _too_long(request, max_bytes)
+        unpacker.check_end()
+    except zlib.error as error:
+        raise UpstreamBroken(
+            f"{request}: the answer is incomplete or damaged", hint="try again later"
+        ) from error
+    return bytes(body)
+
+
+def _too_long(request: HttpRequest, max_bytes: int) -> UpstreamChanged:
+    return UpstreamChanged(
+        f"{request}: the answer is longer than {max_bytes:,} bytes",
+        hint="it was not read to its end, and is not asked for again; ask for smaller pages",
+    )
+
+
+class _Unpacker:
+    """Unpacks gzip and deflate, no more at a time than is asked for; other bodies stay as they are."""
+
+    def __init__(self, encoding: str) -> None:
+        self._packed = encoding.strip().lower() in ("gzip", "x-gzip", "deflate")
+        self._stream: zlib._Decompress | None = None
+        self._head = b""  # the first byte; two say how the body is packed
+
+    def unpack(self, data: bytes, most: int) -> bytes:
+        """At most so many bytes; what is left over has no meaning when there are that many."""
+        if not self._packed:
+            return data[:most]
+        if self._stream is None:
+            data = self._head + data
+            if len(data) < 2:
+                self._head = data
+                return b""
+            self._stream = zlib.decompressobj(_window(data))
+        unpacked = self._stream.decompress(data, most)
+        while self._stream.eof and self._stream.unused_data and len(unpacked) < most:  # one more member
+            data, self._stream = self._stream.unused_data, zlib.decompressobj(GZIP_OR_ZLIB)
+            unpacked += self._stream.decompress(data, most - len(unpacked))
+        return unpacked
+
+    def check_end(self) -> None:
+        """zlib.error when the body ends within the packed data."""
+        if self._head if self._stream is None else not self._stream.eof:
+            raise zlib.error("incomplete")
+
+
+def _window(data: bytes) -> int:
+    """How zlib reads a body with this beginning: some services send deflate without its head."""
+    has_head = data[:2] == b"\x1f\x8b" or (data[0] & 15 == 8 and int.from_bytes(data[:2], "big") % 31 == 0)
+    return GZIP_OR_ZLIB if has_head else -zlib.MAX_WBITS

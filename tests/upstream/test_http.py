@@ -145,7 +145,7 @@ def test_connections_of_requests_at_one_time_are_reused() -> None:
 
 
 def test_no_more_connections_stay_open_than_are_kept_for_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("max.upstream.transport.CONNECTIONS", 3)
+    monkeypatch.setattr("max.upstream.http.CONNECTIONS", 3)
 
     async def twice(client: HttpClient) -> None:
         for _ in range(2):
@@ -157,7 +157,7 @@ def test_no_more_connections_stay_open_than_are_kept_for_later(monkeypatch: pyte
 
 
 def test_a_connection_that_was_not_used_for_long_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("max.upstream.transport.KEPT", -1.0)  # every one has been unused for longer
+    monkeypatch.setattr("max.upstream.http.KEPT", -1.0)  # every one has been unused for longer
 
     async def two(client: HttpClient) -> None:
         await client.get("/")
@@ -181,117 +181,6 @@ def test_a_request_that_is_cancelled_takes_no_connection_from_others() -> None:
         assert await client.get("/") == {}
 
     talk(upstream, main)
-
-
-async def until_unusable(client: HttpClient) -> None:
-    """Wait until every idle connection has noticed what came."""
-    assert client._own
-    while any(carrier.is_usable for _, _, carrier in client._own._idle):  # noqa: ASYNC110  # no event tells
-        await asyncio.sleep(0)
-
-
-class Closing(Upstream):
-    """Ends each connection behind its answer, without having said so."""
-
-    async def say(self, writer: asyncio.StreamWriter, said: bytes) -> None:
-        writer.write(said)
-        writer.close()
-
-
-def test_a_connection_that_the_service_has_closed_is_not_used_again() -> None:
-    async def two(client: HttpClient) -> list[Json]:
-        first = await client.get("/")
-        await until_unusable(client)
-        return [first, await client.get("/")]
-
-    upstream = Closing(answer(200, b"1"), answer(200, b"2"))
-    assert (talk(upstream, two), upstream.connections) == ([1, 2], 2)
-
-
-def test_an_answer_that_was_not_asked_for_is_not_taken_for_that_of_the_next_request() -> None:
-    async def two(client: HttpClient) -> list[Json]:
-        return [await client.get("/a"), await client.get("/b")]
-
-    upstream = Upstream(answer(200, b"1") + answer(200, b"666"), answer(200, b"2"))
-    assert (talk(upstream, two), upstream.connections) == ([1, 2], 2)
-
-
-class Late(Upstream):
-    """Sends a second answer to the first request, a little after the first one."""
-
-    late: asyncio.Event
-
-    async def say(self, writer: asyncio.StreamWriter, said: bytes) -> None:
-        writer.write(said)
-        if self.connections == 1:
-            await self.late.wait()
-            writer.write(answer(408, b"666"))
-
-
-def test_an_answer_that_comes_between_two_requests_is_not_taken_for_that_of_the_second() -> None:
-    async def two(client: HttpClient) -> list[Json]:
-        upstream.late = asyncio.Event()
-        first = await client.get("/a")
-        upstream.late.set()
-        await until_unusable(client)
-        return [first, await client.get("/b")]
-
-    upstream = Late(answer(200, b"1"), answer(200, b"2"))
-    assert (talk(upstream, two), upstream.connections) == ([1, 2], 2)
-
-
-def test_a_body_that_comes_faster_than_it_is_read_is_complete() -> None:
-    words = ["word"] * 400_000
-
-    async def main() -> Json:
-        upstream = Upstream(answer(200, json.dumps(words).encode()))
-        async with upstream.serving() as url, HttpClient(url, credentials_for(url)) as client:
-            return await client.get("/")
-
-    assert asyncio.run(main()) == words
-
-
-def test_what_a_service_says_before_its_answer_is_passed_over() -> None:
-    assert get(b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n" + answer(200, b"[1]")) == [1]
-
-
-def test_a_request_says_what_every_service_expects() -> None:
-    upstream = Upstream(answer(200, b"[]"))
-    talk(upstream, lambda client: client.get("/things"))
-    lines = upstream.heard[0].lower().split("\r\n")
-    assert f"host: {upstream.url.removeprefix('http://')}" in lines
-    assert {"accept: application/json", "accept-encoding: gzip, deflate", "user-agent: max-sync"} <= set(
-        lines
-    )
-
-
-def test_encrypted_connections_are_verified_and_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    certificate = Path(__file__).parents[1] / "self_signed.pem"
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    upstream = Upstream(answer(200, json.dumps(["word"] * 100_000).encode()))
-
-    async def main() -> list[int]:
-        server = await asyncio.start_server(upstream.converse, "127.0.0.1", 0, ssl=context)
-        there = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        async with server, HttpClient(there, credentials_for(there)) as client:
-            return [len(await client.get("/")) for _ in range(3)]
-
-    assert (asyncio.run(main()), upstream.connections) == ([100_000] * 3, 1)
-
-
-@pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY"])
-def test_a_proxy_of_the_environment_carries_the_requests(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def main() -> Json:
-        async with proxy.serving() as url, HttpClient(there, credentials_for(there)) as client:
-            monkeypatch.setenv(name, url)
-            return [await client.get("/thing"), await client.get("/thing")]
-
-    there, proxy = "http://service.example", Upstream(answer(200, b"[1]"))
-    assert asyncio.run(main()) == [[1], [1]]
-    assert [one.partition(" HTTP")[0] for one in proxy.heard] == [f"GET {there}/thing"] * 2
-    assert proxy.connections == 1
 
 
 def test_a_form_is_sent_with_the_headers_of_the_request() -> None:
@@ -850,7 +739,7 @@ def test_a_call_outside_of_the_chain_is_ended_by_the_deadline_too() -> None:
 def test_a_request_outside_of_any_operation_has_a_deadline_of_its_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("max.upstream.transport.DEADLINE", 0.05)
+    monkeypatch.setattr("max.upstream.http.DEADLINE", 0.05)
     with pytest.raises(Offline, match=r"GET /: no complete answer within 0\.05 s"):
         talk(Slow(b""), lambda client: client.get("/"))
 
