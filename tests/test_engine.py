@@ -229,9 +229,12 @@ def test_tidying_indexes_the_refs_by_which_collections_are_read() -> None:
 def test_tidying_forgets_no_freshness_that_a_row_still_has() -> None:
     async def body(database: SqliteDatabase, engine: SqliteEngine) -> list[Any]:
         meta = SqliteSyncMeta(database, engine)
-        for at in (1.0, 2.0, 3.0):
+        for at in range(1, 10):
             await engine.store(Person("a", name="x"), Post("1", title="x", team=None), requested_at=at)
-        await database.transact(engine.prepare_write(Delivery([Team("red", order="x")], 4.0)))
+            await engine.tidy(0.0)
+        for at in range(10, 30):
+            await engine.store(Person("a", name="x"), Post("1", title="x", team=None), requested_at=at)
+        await database.transact(engine.prepare_write(Delivery([Team("red", order="x")], 30.0)))
         before = await database.read(lambda c: c.execute("SELECT count(*) FROM _max_load").fetchone()[0])
         await engine.tidy(0.0)
         after = await database.read(lambda c: c.execute("SELECT count(*) FROM _max_load").fetchone()[0])
@@ -242,7 +245,7 @@ def test_tidying_forgets_no_freshness_that_a_row_still_has() -> None:
         ]
         return [after < before, *dates]
 
-    assert opened(MEMORY, SCHEMA, body) == [True, 3.0, 3.0, 4.0]
+    assert opened(MEMORY, SCHEMA, body) == [True, 29.0, 29.0, 30.0]
 
 
 # -- beside one another ---------------------------------------------------------------------

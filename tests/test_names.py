@@ -144,7 +144,7 @@ class Life:
         item: Any = made(item_name, hints)
         inverse: dict[str, Any] = {
             members: (item_name, lambda: FieldOf(item, back)),
-            "others": (item_name, lambda: FieldOf(item, along)),
+            "other_members": (item_name, lambda: FieldOf(item, along)),
         }
         box: Any = made(box_name, {names.fields[2]: "str"}, **inverse)
         root: Any = made(root_name, {}, **{members: (box_name, None)})
@@ -244,7 +244,7 @@ async def answers(life: Life, runtime: InstallationRuntime, *, upgraded: bool) -
             [found.never, sorted(age // SESSION for age, number in found.ages for _ in range(number))]
         )
     for id in ("a", "b", *CODES.values()):
-        for many in (names.fields[0], "others"):
+        for many in (names.fields[0], "other_members"):
             listed: QueryPage[Any] = await engine.load_collection(box.ref(id), ManyOf(box, many))
             said.append(sorted(one.id for one in listed.items))
     changes = [one async for one in engine.changes()]

@@ -70,7 +70,7 @@ def _places(root: Path) -> Iterator[Path]:
     place = root / FOLDER
     yield from (place, place / INSTALLATIONS)
     for pattern in ("[!.]*", "[!.]*/[!.]*"):
-        yield from sorted((place / INSTALLATIONS).glob(pattern))
+        yield from sorted(filter(Path.is_dir, (place / INSTALLATIONS).glob(pattern)))
 
 
 def _exposure(path: Path) -> str:

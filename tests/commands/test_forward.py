@@ -87,7 +87,9 @@ def documented() -> list[str]:
     found = (line.strip() for line in lines)
     commands = (line.removeprefix("max ").partition("   ")[0] for line in found if line.startswith("max "))
     reads = [one for one in commands if one.split()[0] in FORWARDED and not MORE.search(one)]
-    return [one for one in dict.fromkeys(reads) if one.count("'") % 2 == 0]  # the others go on below
+    found_once = ("audit prune", "audit --of")  # these write a file, and need it
+    once = [one for one in dict.fromkeys(reads) if not one.startswith(found_once)]
+    return [one for one in once if one.count("'") % 2 == 0]  # the others go on below
 
 
 # -- the same ----------------------------------------------------------------------------------------
