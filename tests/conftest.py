@@ -29,19 +29,22 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
 SEARCHING = (Phase.explicit, Phase.generate)  # and nothing is shrunk: that takes as long again, many times
+SHARE = float(os.environ.get("MAX_EXAMPLES", "1"))  # of the examples that are drawn
 FEW = 3  # examples on Postgres, where each has a schema of its own
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """The drawn examples of a test are fewer on Postgres: SQLite has the many."""
+    """The drawn examples of a test are few on Postgres, and a share of them where that is asked for."""
     test: Any = getattr(item, "obj", None)
     test = getattr(test, "__func__", test)
     usual = getattr(test, "_hypothesis_internal_use_settings", None)
-    if usual is None or item.get_closest_marker("postgres") is None:
+    on_postgres = item.get_closest_marker("postgres") is not None
+    if usual is None or not (on_postgres or SHARE < 1):
         return (yield)
-    examples = min(FEW, usual.max_examples)
-    test._hypothesis_internal_use_settings = settings(usual, max_examples=examples, phases=SEARCHING)
+    examples = min(FEW, usual.max_examples) if on_postgres else max(1, int(usual.max_examples * SHARE))
+    phases = SEARCHING if on_postgres else usual.phases
+    test._hypothesis_internal_use_settings = settings(usual, max_examples=examples, phases=phases)
     try:
         return (yield)
     finally:
