@@ -165,6 +165,7 @@ class Project(Generic[R]):
 
     async def __aexit__(self, *error: object) -> None:
         await self.stop_all()
+        self.folder.close()
 
     # -- installations ---------------------------------------------------------------------
 

@@ -127,6 +127,39 @@ def server() -> Iterator[Server]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def pooled(url: str, *, port: int = 6432) -> Iterator[str]:
+    """The URL of a database through PgBouncer, which gives out two sessions by the transaction."""
+    if shutil.which("pgbouncer") is None:
+        pytest.skip("PgBouncer is not installed: apt install pgbouncer")
+    folder = Path(tempfile.mkdtemp(prefix="maxpb-", dir=SHARED))
+    words = {
+        "unix_socket_dir": folder,
+        "listen_port": port,
+        "auth_type": "any",
+        "pool_mode": "transaction",
+        "default_pool_size": 2,
+    }
+    settings = "\n".join(f"{name} = {value}" for name, value in words.items())
+    server_folder = url.rpartition("host=")[2]
+    (folder / "ini").write_text(
+        f"[databases]\npostgres = host={server_folder} user=postgres\n[pgbouncer]\n{settings}\n"
+    )
+    command = [*unprivileged(folder), str(shutil.which("pgbouncer")), "-q", str(folder / "ini")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + START
+        while not (folder / f".s.PGSQL.{port}").exists():
+            if process.poll() is not None or time.monotonic() > until:
+                raise AssertionError("PgBouncer did not start")
+            time.sleep(0.02)
+        yield f"postgresql://postgres@/postgres?host={folder}&port={port}"
+    finally:
+        process.kill()
+        process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def shared_url() -> str:
     """The URL of the run's server, which is started when it is not; skips where there can be none."""
     if reason := reason_to_skip():

@@ -32,7 +32,7 @@ from ..errors import MaxError, ProjectError, StorageEmpty, UsageError
 from ..model.settings import InstallationInfo, invalid_settings, read_settings, update_settings
 from ..model.values import Json
 from ..storage import postgres_project as rows
-from ..storage.postgres import PostgresDatabase, translated
+from ..storage.postgres import PostgresDatabase, pool_of, translated
 from ..storage.postgres_project import StoredInstallation
 from .credential_file import StoredSecrets
 from .database_credentials import DatabaseCredentials, sealed
@@ -116,7 +116,8 @@ class ProjectDatabase(ProjectManager):
             )
         self._shown = without_password(url)
         self._root, self._trusted, self._keys = root, trusted, keys
-        self._main = PostgresDatabase(self._url, self._schema)
+        self._pool = pool_of(self._url)
+        self._main = PostgresDatabase(self._url, self._schema, pool=self._pool)
         self._connectors = ProjectConnectors(root, self._allow_connectors)
         self._known_keys: Keys | None = None
 
@@ -170,6 +171,10 @@ class ProjectDatabase(ProjectManager):
         with self._main.writer() as connection:
             rows.make(connection)
             yield connection
+
+    def close(self) -> None:
+        """Close the connections that nothing uses; the project may be used again."""
+        self._pool.close()
 
     # -- what it is
 
@@ -270,7 +275,8 @@ class ProjectDatabase(ProjectManager):
 
     def database(self, info: InstallationInfo) -> PostgresDatabase:
         """The installation's data, or where it will be, for reading."""
-        return PostgresDatabase(self._url, self._place(info), durability=info.settings.durability)
+        place, durability = self._place(info), info.settings.durability
+        return PostgresDatabase(self._url, place, durability=durability, pool=self._pool)
 
     def writable_database(self, info: InstallationInfo) -> PostgresDatabase:
         """The same for writing; ProjectError when the installation is gone."""
@@ -300,7 +306,7 @@ class ProjectDatabase(ProjectManager):
             from ..storage.sqlite import SqliteDatabase
 
             return SqliteDatabase(copy)
-        return PostgresDatabase(self._url, f"{self._schema}_audit")
+        return PostgresDatabase(self._url, f"{self._schema}_audit", pool=self._pool)
 
     def writable_audit(self) -> Database:
         """The same for writing."""

@@ -86,6 +86,9 @@ class ProjectFolder(ProjectManager):
         self._root, self._trusted = root, trusted
         self._connectors = ProjectConnectors(root, self._allow_connectors)
 
+    def close(self) -> None:
+        """Nothing is kept."""
+
     @classmethod
     def find(cls, start: Path | str, *, trusted: bool = False) -> Self:
         """The project of a folder, or of the nearest folder above; ProjectError when there is none.

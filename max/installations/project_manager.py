@@ -45,6 +45,9 @@ class ProjectManager(Protocol):
     def refuse_foreign(self) -> None:
         """ProjectUntrusted when another user may have written the project: it can only be read then."""
 
+    def close(self) -> None:
+        """Give up what is kept between two calls, such as connections; the project may be used again."""
+
     # -- reading
 
     def installations(self) -> list[InstallationInfo]:

@@ -26,8 +26,8 @@ too long.  A connection that was lost *while* COMMIT was under way leaves open w
 transaction knows its number, and the server is asked what became of it (``pg_xact_status``).  So work must
 bear to run again, as after any crash.
 
-**Sessions.**  Nothing is set for longer than a transaction (``SET LOCAL``), so a pooler that gives out
-connections by the transaction may stand before the server.
+**Sessions.**  A connection is borrowed for one transaction (``postgres_pool``).  Nothing is set for longer
+than that (``SET LOCAL``), so a pooler of the server's side may stand between as well.
 
 **Rule.**  psycopg's errors leave as StorageError, with what to do, and without a password.
 """
@@ -38,12 +38,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from hashlib import sha256
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from ..errors import MaxError, MissingExtra, StorageEmpty, StorageError, StorageUnreachable, UsageError
 from .database import NONSENSE, Cursor, Database, LastWrite, Values, opened, quoted
 from .postgres_dialect import LONGEST_NAME, PostgresDialect, casefold_function, is_lost, state_of
+from .postgres_pool import Pool, has_pooler
 from .workers import Worker
 
 if TYPE_CHECKING:
@@ -62,12 +64,14 @@ MOST_CONFLICTS = 5  # in a row, after which the error is the caller's
 
 
 class PostgresConnection:
-    """A connection inside a transaction, which takes the SQL of storage."""
+    """A connection for one transaction, which takes the SQL of storage."""
 
     dialect = DIALECT
 
     def __init__(self, raw: psycopg.Connection[Any]) -> None:
         self.raw = raw
+        self._lock = Lock()  # of the two that follow
+        self._is_ours, self._was_interrupted = True, False
         opened(self)
 
     @property
@@ -86,9 +90,19 @@ class PostgresConnection:
         return cursor
 
     def interrupt(self) -> None:
-        """Make the statement that runs now fail, if one does."""
+        """Make the statement that runs now fail, if one does; nothing after ``leave``."""
+        with self._lock:
+            if not self._is_ours:
+                return
+            self._was_interrupted = True
         with suppress(Exception):
             self.raw.cancel_safe(timeout=CONNECT_TIMEOUT)
+
+    def leave(self) -> bool:
+        """Whether another transaction may have the connection: not when something may yet interrupt it."""
+        with self._lock:
+            self._is_ours = False
+            return not self._was_interrupted and not self.is_closed
 
 
 Work = Callable[[PostgresConnection], T]
@@ -109,7 +123,7 @@ def translated(label: str) -> Iterator[None]:
         raise DIALECT.error(label, error) from error
 
 
-def connect(url: str, label: str) -> PostgresConnection:
+def connect(url: str, label: str) -> psycopg.Connection[Any]:
     """A connection in autocommit: transactions are ours to begin and end."""
     try:
         import psycopg
@@ -118,6 +132,8 @@ def connect(url: str, label: str) -> PostgresConnection:
     with translated(label):
         raw = psycopg.connect(url, autocommit=True, connect_timeout=CONNECT_TIMEOUT, client_encoding="utf-8")
         _adapt(raw)
+        if has_pooler(raw):
+            raw.prepare_threshold = None
         if raw.info.parameter_status("server_encoding") != "UTF8":
             raw.close()
             raise StorageError(
@@ -125,7 +141,20 @@ def connect(url: str, label: str) -> PostgresConnection:
                 hint="create one with: CREATE DATABASE name ENCODING 'UTF8' TEMPLATE template0",
                 path=label,
             )
-    return PostgresConnection(raw)
+    return raw
+
+
+def pool_of(url: str) -> Pool:
+    """A pool of connections to the database of a URL."""
+    return Pool(lambda: connect(url, label_of(url)))
+
+
+def label_of(url: str) -> str:
+    """The server and the database, without the password."""
+    parts = urlsplit(url)
+    user = f"{parts.username}@" if parts.username else ""
+    port = f":{parts.port}" if parts.port else ""
+    return f"postgresql://{user}{parts.hostname or ''}{port}{parts.path}"
 
 
 def _adapt(raw: psycopg.Connection[Any]) -> None:
@@ -164,15 +193,22 @@ class PostgresDatabase(Database):
     """One schema of a Postgres database for an asyncio program, which it never blocks.
 
     ``url`` is ``postgresql://user:password@host:port/database?…``.  A service: ``start`` makes the schema
-    where there is none, ``stop`` waits for running work and closes.  With durability "normal" a crash
-    of the server may lose the last transactions.  ``threads`` that read: each has a connection, and the
-    writer has one.
+    where there is none, ``stop`` waits for running work.  With durability "normal" a crash of the server
+    may lose the last transactions.  Up to ``threads`` read at once, each on a connection of the ``pool``;
+    without one it has a pool of its own.
     """
 
     def __init__(
-        self, url: str, schema: str, *, durability: Durability = "full", threads: int = READERS
+        self,
+        url: str,
+        schema: str,
+        *,
+        durability: Durability = "full",
+        threads: int = READERS,
+        pool: Pool | None = None,
     ) -> None:
         self.url, self.schema, self._threads = url, schema, threads
+        self._pool, self._is_own = pool or pool_of(url), pool is None
         if not schema or "\0" in schema or len(schema.encode()) > LONGEST_NAME or schema.startswith("pg_"):
             raise StorageError(
                 f"{schema!r} cannot be the name of a schema",
@@ -185,10 +221,7 @@ class PostgresDatabase(Database):
     @property
     def label(self) -> str:
         """The server, the database and the schema, without the password."""
-        parts = urlsplit(self.url)
-        user = f"{parts.username}@" if parts.username else ""
-        port = f":{parts.port}" if parts.port else ""
-        return f"postgresql://{user}{parts.hostname or ''}{port}{parts.path}, schema {self.schema}"
+        return f"{label_of(self.url)}, schema {self.schema}"
 
     @property
     def file(self) -> None:
@@ -212,6 +245,8 @@ class PostgresDatabase(Database):
         for worker in (readers, writer):
             if worker is not None:
                 await worker.stop()
+        if self._is_own:
+            self._pool.close()
 
     async def transact(self, work: Work[T]) -> T:
         """Run work in one transaction; what it raises undoes all of it.  It may run more than once."""
@@ -318,7 +353,7 @@ class PostgresDatabase(Database):
         return self._writer
 
     def _session(self) -> _Session:
-        return _Session(self.url, self.label, self.schema, self._write())
+        return _Session(self._pool, self.label, self.schema, self._write())
 
     def _write(self) -> str:
         return WRITE if self._durability == "full" else f"{WRITE}; SET LOCAL synchronous_commit TO off"
@@ -347,18 +382,16 @@ def lock_number(schema: str) -> int:
 
 
 class _Session:
-    """The connection of one thread, which is opened again after it was lost, and its transactions."""
+    """The transactions of one thread, each on a connection that it borrows."""
 
-    def __init__(self, url: str, label: str, schema: str, write: str) -> None:
-        self._url, self._label, self._schema, self._write = url, label, schema, write
+    def __init__(self, pool: Pool, label: str, schema: str, write: str) -> None:
+        self._pool, self._label, self._schema, self._write = pool, label, schema, write
         self._connection: PostgresConnection | None = None
         self._number: str | None = None  # of the transaction that is open
 
     def close(self) -> None:
-        """Close the connection; the server undoes what was not committed."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.raw.close()
+        """Undo what is open, and give the connection back."""
+        self.rollback()
 
     def prepare(self) -> None:
         """Make the schema, where there is none; nothing is tried again."""
@@ -419,21 +452,31 @@ class _Session:
 
     def begin(self, how: str) -> PostgresConnection:
         """Begin a transaction; a writing one has the schema's lock."""
-        if self._connection is None or self._connection.is_closed:
-            self._connection = connect(self._url, self._label)
         local = (
             f"SET LOCAL search_path TO {quoted(self._schema)}; SET LOCAL TimeZone TO 'UTC';"
             f" SET LOCAL lock_timeout TO '{LOCK_TIMEOUT}s'"
         )
         lock = f"SELECT pg_advisory_xact_lock({lock_number(self._schema)}), pg_current_xact_id()::text"
         reads = how in (READ, JOIN)
-        cursor = self._connection.raw.execute(f"{how}; {local}{'' if reads else f'; {lock}'}", prepare=False)
+        cursor = self._first(f"{how}; {local}{'' if reads else f'; {lock}'}")
         self._number = None
         if not reads:
             while cursor.nextset():
                 pass
-            self._number = cursor.fetchone()[1]  # type: ignore[index]
-        return self._connection
+            self._number = cursor.fetchone()[1]
+        return self._connection  # type: ignore[return-value]
+
+    def _first(self, sql: str) -> Any:
+        """Run the statement that begins; again where the server has ended the connection meanwhile."""
+        while True:
+            raw, was_used = self._pool.take()
+            self._connection = PostgresConnection(raw)
+            try:
+                return raw.execute(sql, prepare=False)
+            except DIALECT.errors as error:
+                self.drop()
+                if not (was_used and is_lost(error)):
+                    raise
 
     def commit(self) -> None:
         """Commit; StorageUnreachable when it cannot be found out whether that went well."""
@@ -446,6 +489,7 @@ class _Session:
             if not is_lost(error) or not self._was_committed():
                 raise
             return
+        self._give_back()
         if cursor.statusmessage != "COMMIT":  # a statement had failed, and that was passed over
             raise StorageError(f"{self._label}: the server has undone the transaction", path=self._label)
 
@@ -455,7 +499,7 @@ class _Session:
         for wait in WAITS:
             time.sleep(wait)
             try:
-                self.close()
+                self.drop()
                 connection = self.begin(READ)
                 sql = "SELECT pg_xact_status(CAST(? AS xid8))"
                 (status,) = connection.execute(sql, (number,)).fetchone()
@@ -476,9 +520,27 @@ class _Session:
     def rollback(self) -> None:
         """Undo what is open; a connection that cannot do so is closed, by which the server undoes it."""
         connection = self._connection
-        if connection is None or connection.is_closed:
+        if connection is None:
             return
         try:
             connection.raw.rollback()
         except DIALECT.errors:
+            connection.raw.close()
+        self._give_back()
+
+    def drop(self) -> None:
+        """Close the connection; the server undoes what was not committed."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.leave()
+            connection.raw.close()
+
+    def _give_back(self) -> None:
+        """Give back the connection, which is in no transaction."""
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        if connection.leave():
+            self._pool.give(connection.raw)
+        else:
             connection.raw.close()

@@ -21,7 +21,7 @@ from max.model.loaders import UnknownLoaders
 from max.model.schema import Schema
 from max.model.values import Json
 from max.storage.database import Connection, quoted
-from max.storage.postgres import PostgresDatabase, connect
+from max.storage.postgres import PostgresConnection, PostgresDatabase, connect
 from max.storage.sqlite import MEMORY, SqliteConnection, SqliteDatabase
 from max.storage.sqlite import transaction as sqlite_transaction
 from tests.postgres_server import new_schema, shared_url
@@ -165,7 +165,7 @@ def memory_connection() -> Iterator[Any]:
     database = PostgresDatabase(shared_url(), new_schema())
     with database.writer():
         pass
-    made = connect(database.url, database.label)
+    made = PostgresConnection(connect(database.url, database.label))
     try:
         made.execute(f"SET search_path TO {database.schema}")
         yield made
