@@ -275,8 +275,13 @@ class ProjectDatabase(ProjectManager):
 
     def database(self, info: InstallationInfo) -> PostgresDatabase:
         """The installation's data, or where it will be, for reading."""
-        place, durability = self._place(info), info.settings.durability
-        return PostgresDatabase(self._url, place, durability=durability, pool=self._pool)
+        return PostgresDatabase(
+            self._url,
+            self._place(info),
+            durability=info.settings.durability,
+            pool=self._pool,
+            reader=f"{self._schema}_reader",
+        )
 
     def writable_database(self, info: InstallationInfo) -> PostgresDatabase:
         """The same for writing; ProjectError when the installation is gone."""

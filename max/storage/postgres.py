@@ -68,8 +68,8 @@ class PostgresConnection:
 
     dialect = DIALECT
 
-    def __init__(self, raw: psycopg.Connection[Any]) -> None:
-        self.raw = raw
+    def __init__(self, raw: psycopg.Connection[Any], reader: str = "") -> None:
+        self.raw, self.reader = raw, reader
         self._lock = Lock()  # of the two that follow
         self._is_ours, self._was_interrupted = True, False
         opened(self)
@@ -195,7 +195,8 @@ class PostgresDatabase(Database):
     ``url`` is ``postgresql://user:password@host:port/database?…``.  A service: ``start`` makes the schema
     where there is none, ``stop`` waits for running work.  With durability "normal" a crash of the server
     may lose the last transactions.  Up to ``threads`` read at once, each on a connection of the ``pool``;
-    without one it has a pool of its own.
+    without one it has a pool of its own.  ``reader`` is the role with which statements of callers read, where
+    the server has it.
     """
 
     def __init__(
@@ -206,6 +207,7 @@ class PostgresDatabase(Database):
         durability: Durability = "full",
         threads: int = READERS,
         pool: Pool | None = None,
+        reader: str = "",
     ) -> None:
         self.url, self.schema, self._threads = url, schema, threads
         self._pool, self._is_own = pool or pool_of(url), pool is None
@@ -214,7 +216,7 @@ class PostgresDatabase(Database):
                 f"{schema!r} cannot be the name of a schema",
                 hint=f"it has 1 to {LONGEST_NAME} bytes, and does not begin with pg_",
             )
-        self._durability = durability
+        self._durability, self._reader = durability, reader
         self._writer: Worker[_Session] | None = None
         self._readers: Worker[_Session] | None = None
 
@@ -353,7 +355,7 @@ class PostgresDatabase(Database):
         return self._writer
 
     def _session(self) -> _Session:
-        return _Session(self._pool, self.label, self.schema, self._write())
+        return _Session(self._pool, self.label, self.schema, self._write(), self._reader)
 
     def _write(self) -> str:
         return WRITE if self._durability == "full" else f"{WRITE}; SET LOCAL synchronous_commit TO off"
@@ -384,8 +386,9 @@ def lock_number(schema: str) -> int:
 class _Session:
     """The transactions of one thread, each on a connection that it borrows."""
 
-    def __init__(self, pool: Pool, label: str, schema: str, write: str) -> None:
+    def __init__(self, pool: Pool, label: str, schema: str, write: str, reader: str) -> None:
         self._pool, self._label, self._schema, self._write = pool, label, schema, write
+        self._reader = reader
         self._connection: PostgresConnection | None = None
         self._number: str | None = None  # of the transaction that is open
 
@@ -404,6 +407,9 @@ class _Session:
             if not exists(connection, self._schema):  # else another process was quicker
                 connection.execute(f"CREATE SCHEMA {quoted(self._schema)}")
                 connection.execute(casefold_function())
+                from .postgres_select import grant_reading  # once in the life of a schema
+
+                grant_reading(connection, self._schema, self._reader)
             self.commit()
 
     def transact(self, work: Work[T]) -> T:
@@ -470,7 +476,7 @@ class _Session:
         """Run the statement that begins; again where the server has ended the connection meanwhile."""
         while True:
             raw, was_used = self._pool.take()
-            self._connection = PostgresConnection(raw)
+            self._connection = PostgresConnection(raw, self._reader)
             try:
                 return raw.execute(sql, prepare=False)
             except DIALECT.errors as error:

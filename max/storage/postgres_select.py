@@ -1,8 +1,16 @@
 """A caller's own SQL in Postgres: one statement that reads, for so long, so many rows.
 
-The server itself refuses all else: the transaction is READ ONLY, one statement alone fits the extended
-protocol, and ``statement_timeout`` ends what takes too long.  A role that may read nothing but the schema
-is the operator's to make (docs/postgres.md): what it may not read, no statement of a caller can.
+Rule 1: the server itself refuses all else.  The transaction is READ ONLY, one statement alone fits the
+extended protocol, and ``statement_timeout`` ends what takes too long.
+
+Rule 2: no function is called that Postgres holds for one with effects (``VOLATILE``): such a function may
+read the server's files, hold a lock of ours, set a role, or run a statement that is hidden in a text.  Each
+name before a bracket is looked up, also in texts and comments: so one may be found too often, never too
+rarely.
+
+Rule 3: the statement runs as the role ``max_reader`` (the project's schema, and ``_reader``) where the
+operator has made one (docs/postgres.md), and reads what that may read.  By rule 2 it cannot leave the role.
+Without one it reads all that Max may read.
 
 Everything comes as text of the server and becomes what SQLite answers: a number, a text, bytes, or None;
 truth is 1 and 0, times are ISO 8601 in UTC, JSON its text.
@@ -15,13 +23,30 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..errors import InvalidSql, SqlLimit
+from ..errors import InvalidSql, SqlLimit, StorageDenied
 from .database import Selection, TableShape, Values, quoted
 from .postgres_dialect import LOST, TOKEN, state_of, words_of
 
 ONE_SELECT = "one SELECT, or WITH … SELECT, is allowed; nothing can be changed"
 FEWER = "sort, group or join fewer rows, or raise the timeout"
-READS = ("SELECT", "WITH", "VALUES", "TABLE", "EXPLAIN", "SHOW")
+READS = ("SELECT", "WITH", "VALUES", "TABLE")
+HARMLESS = {  # of the functions whose answer differs from call to call
+    *("bernoulli", "clock_timestamp", "currval", "current_query", "gen_random_uuid", "lastval"),
+    *("pg_column_size", "pg_database_size", "pg_indexes_size", "pg_is_in_recovery", "pg_relation_size"),
+    *("pg_sleep", "pg_table_size", "pg_total_relation_size", "random", "random_normal", "system"),
+    "timeofday",
+}
+CALLED = re.compile(r"""([^\W\d]\w*)"?\s*(?=\(|/\*|--)""")  # a comment may hide the bracket
+ESCAPED_NAME = re.compile(r'\bU&"', re.IGNORECASE)
+EFFECTS = """
+    SELECT DISTINCT CAST(proname AS text) FROM pg_proc
+     WHERE provolatile = 'v' AND proname = ANY(?) AND prorettype <> CAST('trigger' AS regtype)
+     ORDER BY 1
+"""
+IS_ROLE = "SELECT 1 FROM pg_roles WHERE rolname = ?"
+READER = """
+    SELECT has_schema_privilege(r.oid, current_schema(), 'USAGE') FROM pg_roles AS r WHERE r.rolname = ?
+"""
 CURSOR = "_max_select"
 DECLARED = f'DECLARE "{CURSOR}" CURSOR FOR '
 REFUSED = ("25006", "0A000")  # it would write; a cursor cannot be of such a statement
@@ -77,6 +102,7 @@ def join_views(connection: Any, labels: Mapping[str, str]) -> None:
         ).fetchall():
             places.setdefault(view, {}).setdefault(schema, {})[column] = kind
     connection.execute("SET LOCAL search_path TO pg_temp")
+    has_reader = connection.execute(IS_ROLE, (connection.reader,)).fetchone() is not None
     for view, schemas in places.items():
         types: dict[str, set[str]] = {}
         for own in schemas.values():
@@ -93,6 +119,8 @@ def join_views(connection: Any, labels: Mapping[str, str]) -> None:
             of = f"FROM {quoted(schema)}.{quoted(view)}"
             parts.append(f"SELECT CAST('{label}' AS text) AS installation, {', '.join(shown)} {of}")
         connection.execute(f"CREATE TEMP VIEW {quoted(view)} AS {' UNION ALL '.join(parts)}")
+        if has_reader:
+            connection.execute(f"GRANT SELECT ON {quoted(view)} TO {quoted(connection.reader)}")
     connection.execute("SET TRANSACTION READ ONLY")
 
 
@@ -102,6 +130,8 @@ def select(connection: Any, statement: str, values: Values, *, limit: int, timeo
     raw = connection.raw
     connection.execute(f"SAVEPOINT {CURSOR}")  # what fails leaves the snapshot as it was
     try:
+        _refuse_effects(connection, statement)
+        _become_reader(connection)
         connection.execute(f"SET LOCAL statement_timeout TO {max(1, round(timeout * 1_000))}")
         with raw.cursor(CURSOR) as cursor:
             _adapt(cursor)
@@ -142,6 +172,47 @@ def _refuse(statement: str) -> None:
         )
 
 
+def _refuse_effects(connection: Any, statement: str) -> None:
+    """InvalidSql for a statement that calls, or may call, a function with effects."""
+    if ESCAPED_NAME.search(statement):
+        raise InvalidSql(statement, 'a name may not be written as U&"…"', hint="write it as it is")
+    called = {name.lower() for name in CALLED.findall(statement)} - HARMLESS
+    found = connection.execute(EFFECTS, (sorted(called),)).fetchall() if called else []
+    if found:
+        hint = f"{ONE_SELECT}; a function of your own that only reads has to be declared STABLE"
+        names = ", ".join(name for (name,) in found)
+        raise InvalidSql(statement, f"it calls what may do more than read: {names}", hint=hint)
+
+
+def _become_reader(connection: Any) -> None:
+    """Read as the project's reader, where there is one, until the savepoint is rolled back to."""
+    role = connection.reader
+    row = connection.execute(READER, (role,)).fetchone() if role else None
+    if row is None:
+        return
+    if not row[0]:
+        raise StorageDenied(
+            f"the role {role} may not read the schema of this installation",
+            hint=f"grant it the schema, or drop the role {role}; docs/postgres.md has the statements",
+        )
+    try:
+        connection.execute(f"SET LOCAL ROLE {quoted(role)}")
+    except connection.dialect.errors as error:
+        raise StorageDenied(
+            f"statements of callers run as the role {role}, which this user may not: {words_of(error)}",
+            hint=f"GRANT {role} TO the role of Max, or drop {role}; docs/postgres.md has the statements",
+        ) from error
+
+
+def grant_reading(connection: Any, schema: str, role: str) -> None:
+    """Let the project's reader read a new schema, where there is such a role."""
+    if role and connection.execute(IS_ROLE, (role,)).fetchone() is not None:
+        within = f"SCHEMA {quoted(schema)}"
+        connection.execute(f"GRANT USAGE ON {within} TO {quoted(role)}")
+        tables = f"GRANT SELECT ON TABLES TO {quoted(role)}"
+        connection.execute(f"ALTER DEFAULT PRIVILEGES IN {within} {tables}")
+
+
 def _with_marks(statement: str, values: Values) -> str:
     """The statement with psycopg's marks for ``?`` and ``:name``; nothing else is touched.
 
@@ -175,6 +246,8 @@ def _explained(statement: str, error: Exception, timeout: float) -> Exception:
         return InvalidSql(statement, "it does more than read", hint=ONE_SELECT)
     if state.startswith((*LOST, "53", "58", "XX", "40")):
         return error
+    if state == "42601" and "multiple commands" in words_of(error):
+        return InvalidSql(statement, "it is more than one statement", hint=ONE_SELECT)
     hint = getattr(getattr(error, "diag", None), "message_hint", None) or ""
     return InvalidSql(statement, words_of(error), _place(statement, error), hint=hint)
 
