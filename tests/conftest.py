@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 from collections.abc import Iterator
@@ -31,6 +32,12 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 SEARCHING = (Phase.explicit, Phase.generate)  # and nothing is shrunk: that takes as long again, many times
 SHARE = float(os.environ.get("MAX_EXAMPLES", "1"))  # of the examples that are drawn
 FEW = 3  # examples on Postgres, where each has a schema of its own
+
+
+def pytest_collection_finish() -> None:
+    """What was collected stays to the end: the collector of garbage need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from shutil import rmtree
@@ -24,10 +25,11 @@ from max.serve.methods import MethodCall
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ProjectFolder:
-    """A project, in a home of its own."""
-    monkeypatch.setenv("MAX_HOME", str(tmp_path / "h"))
-    return ProjectFolder.init(tmp_path / "project")
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ProjectFolder]:
+    """A project, in a home of its own, which is short: paths of sockets are limited."""
+    with tempfile.TemporaryDirectory(prefix="max-") as home:
+        monkeypatch.setenv("MAX_HOME", home)
+        yield ProjectFolder.init(tmp_path / "project")
 
 
 def test_a_daemon_answers_at_its_socket_until_it_is_stopped(project: ProjectFolder) -> None:

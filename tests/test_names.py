@@ -12,6 +12,7 @@ import asyncio
 import re
 import string
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,7 +67,8 @@ def words_of_storage() -> set[str]:
     return found
 
 
-def field_names() -> list[str]:
+@cache
+def field_names() -> Sequence[str]:
     """These words as names of fields."""
     words = {word.strip("_").lower() for word in (words_of_storage() | {*KEYWORDS.split()})}
     words |= {*string.ascii_lowercase, *dir(Entity)}

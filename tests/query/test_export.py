@@ -33,7 +33,6 @@ from max.storage.sqlite import SqliteDatabase
 from tests.command_line import Cli, record_sync
 from tests.database_files import data_file
 
-pyarrow, pandas, polars = (frames.library(name) for name in ("pyarrow", "pandas", "polars"))
 AT = datetime(2026, 1, 31, 9, 30, 0, 500_000, tzinfo=UTC)
 USERS = [AcmeUser("u1", name='Ada "A." Łukasz', active=True), AcmeUser("u2", name="=1+1", active=False)]
 TASKS = [
@@ -190,6 +189,7 @@ class TestFrames:
     """Arrow, Parquet, pandas and polars."""
 
     def test_types_are_those_of_the_fields(self, reader: Reader) -> None:
+        pyarrow = frames.library("pyarrow")
         table = reader.to_arrow("AcmeTask", fields=FIELDS, order_by="id")
         assert {name: table.schema.field(name).type for name in table.column_names} == {
             "id": pyarrow.string(),
@@ -227,6 +227,7 @@ class TestFrames:
         assert list(frame["tags"][0]) == ["a", "b c"]
 
     def test_polars_has_the_same_rows(self, reader: Reader) -> None:
+        polars = frames.library("polars")
         frame = reader.to_polars("AcmeTask", "priority > 0", fields=FIELDS)
         assert frame.rows(named=True)[0]["assignee.name"] == USERS[0].name
         assert frame.schema["updated_at"] == polars.Datetime("us", "UTC")
@@ -234,6 +235,7 @@ class TestFrames:
     @pytest.mark.parametrize("format", ["parquet", "arrow"])
     def test_files_come_back(self, cli: Cli, folder: ProjectFolder, format: str) -> None:
         assert cli("export", "acme", "AcmeTask", "--to", f"t.{format}").status == 0
+        polars = frames.library("polars")
         read = polars.read_parquet if format == "parquet" else polars.read_ipc
         with Project(folder).read("acme:default") as reader:
             assert read(f"t.{format}").equals(reader.to_polars("AcmeTask"))
