@@ -16,6 +16,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 from tests.command_line import Cli, running
+from tests.contract.places import BOTH
+from tests.contract.places import either as either
+from tests.on_both import runs_on_both
 
 _home = tempfile.TemporaryDirectory(prefix="max-home-")  # processes that the tests start inherit it
 os.environ["MAX_HOME"] = _home.name
@@ -31,7 +34,16 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 SEARCHING = (Phase.explicit, Phase.generate)  # and nothing is shrunk: that takes as long again, many times
 SHARE = float(os.environ.get("MAX_EXAMPLES", "1"))  # of the examples that are drawn
-FEW = 3  # examples on Postgres, where each has a schema of its own
+FEW = int(os.environ.get("MAX_POSTGRES_EXAMPLES", "3"))  # on Postgres, where each has a schema of its own
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that uses ``either`` runs on both databases, where it is one of those that do."""
+    names, item = metafunc.fixturenames, metafunc.definition
+    if "either" in names and item.get_closest_marker("of_a_file") is None:
+        file = item.path.relative_to(item.config.rootpath).as_posix()
+        if runs_on_both(file, item.originalname, by_command="cli" in names):
+            metafunc.parametrize("either", BOTH, indirect=True)
 
 
 def pytest_collection_finish() -> None:

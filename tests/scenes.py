@@ -17,8 +17,9 @@ from max.model.plan import Step, SyncPlan
 from max.model.query import C, Page
 from max.model.schema import Schema
 from max.model.tasks import SyncResult
+from max.storage.database import Database
 from max.storage.leases import new_worker
-from max.storage.sqlite import MEMORY, SqliteDatabase, Work
+from max.storage.sqlite import MEMORY, SqliteDatabase
 from max.storage.task_store import SqliteTaskStore
 from max.upstream.operations import AnyOperation, Limits, OperationRunner
 from tests.sample import sample
@@ -97,28 +98,32 @@ def at_work() -> Iterator[None]:
         selector.busy -= 1
 
 
-class PatientDatabase(SqliteDatabase):
+class Patient(Database):
     """A database whose work takes no virtual time."""
 
     async def start(self) -> None:
-        """Open the file."""
+        """Open it."""
         with at_work():
-            await super().start()
+            await super().start()  # type: ignore[safe-super]
 
     async def stop(self) -> None:
         """Close it."""
         with at_work():
-            await super().stop()
+            await super().stop()  # type: ignore[safe-super]
 
-    async def transact(self, work: Work[T]) -> T:
+    async def transact(self, work: Callable[[Any], T]) -> T:
         """Run work in one transaction."""
         with at_work():
-            return await super().transact(work)
+            return await super().transact(work)  # type: ignore[safe-super]
 
-    async def read(self, work: Work[T]) -> T:
+    async def read(self, work: Callable[[Any], T]) -> T:
         """Run work in one snapshot."""
         with at_work():
-            return await super().read(work)
+            return await super().read(work)  # type: ignore[safe-super]
+
+
+class PatientDatabase(Patient, SqliteDatabase):
+    """A file, or one in memory."""
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

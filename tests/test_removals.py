@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -34,9 +33,11 @@ from max.core import SyncOptions
 from max.model.settings import Settings
 from max.model.tasks import Status, SyncResult
 from max.testing import runtime
+from tests.contract.places import database_at, lasting_place
 from tests.upstream_model import EPOCH, ROOT, Box, Group, Item, Root, Upstream
 from tests.upstream_world import RIGHT, Event, History, Sync, World, live, play
 
+pytestmark = pytest.mark.usefixtures("either")
 LOOSE, BOXES, ITEMS, GROUPS = map(repr, (Group.loose, Group.boxes, Box.items, Root.groups))
 Body = Callable[[World], Awaitable[None]]
 
@@ -244,9 +245,9 @@ def test_a_removed_row_keeps_its_last_parent() -> None:
         await synced(world)
         world.upstream.delete("i")
         assert (await synced(world)).removed == 1
-        with sqlite3.connect(world.path) as connection:
-            sql = f"SELECT box, _removed_at IS NOT NULL FROM {world.engine.tables.mapping(Item).table}"
-            assert connection.execute(sql).fetchall() == [("b", 1)]
+        sql = f"SELECT box FROM {world.engine.tables.mapping(Item).table} WHERE _removed_at IS NOT NULL"
+        with database_at(world.place).reader() as connection:
+            assert connection.execute(sql).fetchall() == [("b",)]
 
     play(body, narrow=True)
 
@@ -594,9 +595,8 @@ def test_interleaved_syncs_of_two_installations_do_not_touch_each_others_rows(tm
         assert await ids(world) == {f"{mine}2", f"{mine}3"}
 
     async def main(first: World) -> None:
-        history = first.history
-        second = World(history, tmp_path / "second.db")
-        await asyncio.gather(life(first, "a"), life(second, "b"))
+        with lasting_place(tmp_path / "second.db") as place:
+            await asyncio.gather(life(first, "a"), life(World(first.history, place), "b"))
 
     play(main, groups="newest", loose="oldest")
 

@@ -8,6 +8,7 @@ every moment since it began.
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -66,6 +67,7 @@ HISTORIES = st.builds(
 )
 
 
+@pytest.mark.usefixtures("either")
 @given(HISTORIES)
 @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 def test_the_copy_ends_equal_to_upstream_and_no_existing_row_was_ever_hidden(history: History) -> None:

@@ -31,12 +31,15 @@ from max.model.loaders import PageRequest
 from max.model.query import Page
 from max.model.settings import Settings
 from max.model.tasks import Status, SyncResult
+from max.storage.database import Connection
 from max.storage.leases import new_worker
-from max.storage.sqlite import SqliteConnection, Work
+from max.storage.postgres import PostgresDatabase
+from max.storage.sqlite import SqliteDatabase
 from max.storage.task_store import SqliteTaskStore
 from max.upstream.operations import Limits, OperationRunner
+from tests.contract.places import lasting_place
 from tests.sample import sample
-from tests.scenes import PatientDatabase, run
+from tests.scenes import Patient, run
 from tests.upstream_model import (
     COLLECTIONS,
     ROOT,
@@ -167,7 +170,7 @@ def signatures(page: Page[Any]) -> list[str]:
     return [signature(one) if "tags" in one._values else repr(one._values) for one in page.items]
 
 
-class MortalDatabase(PatientDatabase):
+class Mortal(Patient):
     """A database of a process that may be killed: later writes are lost.
 
     ``left`` is how many transactions it still lives to see.
@@ -175,17 +178,14 @@ class MortalDatabase(PatientDatabase):
 
     dead = False
     left: int | None = None
-
-    def __init__(self, path: Path, killed: asyncio.Event) -> None:
-        super().__init__(path)
-        self._killed = killed
+    killed: asyncio.Event
 
     def kill(self) -> None:
         """End the process."""
         self.dead = True
-        self._killed.set()
+        self.killed.set()
 
-    async def transact(self, work: Work[T]) -> T:
+    async def transact(self, work: Callable[[Any], T]) -> T:
         """Run work in one transaction, unless the process was killed."""
         if self.left is not None and not self.dead:
             self.left -= 1
@@ -196,11 +196,22 @@ class MortalDatabase(PatientDatabase):
         return await super().transact(work)
 
 
-class World:
-    """An upstream and its copy in a file, from one process to the next."""
+class MortalFile(Mortal, SqliteDatabase):
+    """A file of such a process."""
 
-    def __init__(self, history: History, path: Path) -> None:
-        self.history, self.path = history, path
+
+class MortalSchema(Mortal, PostgresDatabase):
+    """A schema of a server."""
+
+
+class World:
+    """An upstream and its copy in a database, from one process to the next.
+
+    ``place`` is a file, or ``postgresql://…#schema``.
+    """
+
+    def __init__(self, history: History, place: str | Path) -> None:
+        self.history, self.place = history, place
         kinds = {repr(many): kind for many, kind in zip(COLLECTIONS, history.kinds, strict=True)}
         # What a feed alone brought of another account's row is not asked for again: it is only stale.
         moves = any(event.what == "source" for sync in history.syncs for event in sync.before)
@@ -265,7 +276,9 @@ class World:
     async def open(self) -> None:
         """A process begins."""
         self.killed = asyncio.Event()
-        self.database = MortalDatabase(self.path, self.killed)
+        url, _, schema = str(self.place).partition("#")
+        self.database: Mortal = MortalSchema(url, schema) if schema else MortalFile(self.place)
+        self.database.killed = self.killed
         await self.database.start()
         resolver = self.connector.resolver
         self.engine = SqliteEngine(self.database, resolver)
@@ -353,7 +366,7 @@ class World:
     async def hidden(self) -> set[str]:
         """The ids of the rows that are hidden."""
 
-        def read(connection: SqliteConnection) -> set[str]:
+        def read(connection: Connection) -> set[str]:
             sql = 'SELECT _id FROM "{}" WHERE _removed_at IS NOT NULL'
             tables = [mapping.table for mapping in self.engine.tables._mappings.values()]
             return {id for table in tables for (id,) in connection.execute(sql.format(table))}
@@ -374,7 +387,7 @@ class World:
         return rows, members
 
 
-def _make_worker_dead(connection: SqliteConnection) -> None:
+def _make_worker_dead(connection: Connection) -> None:
     """Make the worker look like a dead process, by changing its start."""
     for table, column in (("_max_sync", "worker"), ("_max_worker", "id")):
         for (worker,) in connection.execute(f"SELECT {column} FROM {table}").fetchall():
@@ -396,7 +409,7 @@ def shown(row: str, history: History) -> str:
 def live(history: History) -> dict[str, tuple[Any, Any]]:
     """Run a history and one undisturbed sync; the differences between copy and upstream."""
 
-    async def main(path: Path) -> dict[str, tuple[Any, Any]]:
+    async def main(path: str | Path) -> dict[str, tuple[Any, Any]]:
         world = World(history, path)
         for one in history.syncs:
             await world.sync(one)
@@ -422,8 +435,8 @@ def live(history: History) -> dict[str, tuple[Any, Any]]:
         }
         return {what: (now, due) for what, (now, due) in compared.items() if now != due}
 
-    with tempfile.TemporaryDirectory() as folder:
-        return run(main(Path(folder) / "data.db"))
+    with tempfile.TemporaryDirectory() as folder, lasting_place(Path(folder) / "data.db") as place:
+        return run(main(place))
 
 
 def play(
@@ -439,9 +452,9 @@ def play(
 ) -> T:
     """Run a body on a world whose collections are listed in these ways."""
 
-    async def main(path: Path) -> T:
+    async def main(path: str | Path) -> T:
         history = History((groups, boxes, loose, items), feed, polite, (1,), narrow=narrow)
         return await body(World(history, path))
 
-    with tempfile.TemporaryDirectory() as folder:
-        return run(main(Path(folder) / "data.db"))
+    with tempfile.TemporaryDirectory() as folder, lasting_place(Path(folder) / "data.db") as place:
+        return run(main(place))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -20,8 +20,10 @@ from max.model.entities import Entity, Field, Many, ManyOf, Ref
 from max.model.loaders import UnknownLoaders
 from max.model.schema import Schema
 from max.model.values import Json
+from max.storage import postgres
 from max.storage.database import Connection, quoted
 from max.storage.postgres import PostgresConnection, PostgresDatabase, connect
+from max.storage.postgres_pool import Pool
 from max.storage.sqlite import MEMORY, SqliteConnection, SqliteDatabase
 from max.storage.sqlite import transaction as sqlite_transaction
 from tests.postgres_server import new_schema, shared_url
@@ -108,6 +110,17 @@ _on_postgres = False
 def memory_database() -> SqliteDatabase | PostgresDatabase:
     """A new database that nothing outlives: in memory, or a schema of its own (see ``either``)."""
     return PassingDatabase(shared_url(), new_schema()) if _on_postgres else SqliteDatabase(MEMORY)
+
+
+@contextmanager
+def lasting_place(file: str | Path) -> Iterator[str | Path]:
+    """Where data outlives a process of a test: a file, or a schema for as long as the test runs."""
+    if not _on_postgres:
+        yield file
+        return
+    url, schema = shared_url(), new_schema()
+    yield f"{url}#{schema}"
+    PostgresDatabase(url, schema).delete()
 
 
 def database_at(place: str | Path) -> SqliteDatabase | PostgresDatabase:
@@ -212,16 +225,48 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         yield MEMORY if request.param == "memory" else str(tmp_path / "data.db")
         return
     url, schema = shared_url(), new_schema()
-    yield f"{url}#{schema}"
-    PostgresDatabase(url, schema).delete()
+    with sharing_connections():
+        yield f"{url}#{schema}"
+        PostgresDatabase(url, schema).delete()
 
 
-@pytest.fixture(params=["sqlite", POSTGRES])
+BOTH = ("sqlite", POSTGRES)
+
+
+class LastingPool(Pool):
+    """Connections that a test leaves to the next: a new one reads the server's whole catalogue anew."""
+
+    def close(self) -> None:
+        """Keep them."""
+
+
+pools: dict[str, Pool] = {}  # of this process, by URL
+
+
+def lasting_pool(url: str) -> Pool:
+    """The pool of a URL."""
+    return pools.setdefault(url, LastingPool(lambda: connect(url, url)))
+
+
+@contextmanager
+def sharing_connections() -> Iterator[None]:
+    """In the block databases that have no pool share one with the blocks before."""
+    original = postgres.pool_of
+    postgres.pool_of = lasting_pool
+    try:
+        yield
+    finally:
+        postgres.pool_of = original
+
+
+@pytest.fixture
 def either(request: pytest.FixtureRequest) -> Iterator[None]:
-    """What a test has in memory is in Postgres the second time."""
+    """What a test has in memory is in Postgres the second time; conftest gives it ``BOTH`` parameters."""
     global _on_postgres
-    _on_postgres = request.param == "postgres"
-    if _on_postgres:
-        shared_url()
-    yield
-    _on_postgres = False
+    with ExitStack() as during:
+        _on_postgres = getattr(request, "param", "sqlite") == "postgres"
+        if _on_postgres:
+            shared_url()
+            during.enter_context(sharing_connections())
+        yield
+        _on_postgres = False
