@@ -14,10 +14,13 @@ from typing import Any, NamedTuple
 import pytest
 
 from max.cli import main
+from max.installations.project_manager import ProjectManager
+from max.installations.projects import open_project
 from max.model.tasks import Status
 from max.storage import sync_log
 from max.storage.catalogue import migrate
-from tests.database_files import writer
+from max.storage.database import Database
+from max.storage.sqlite import SqliteDatabase
 
 
 class Run(NamedTuple):
@@ -38,9 +41,30 @@ class Run(NamedTuple):
         return json.loads(self.err)["error"]
 
 
-def record_sync(path: Path, status: Status = Status.COMPLETED, *, at: float = 1_800_000_000.0) -> None:
+def project_at(folder: Path | str = ".") -> ProjectManager:
+    """The project of a folder, which is made where there is none."""
+    return open_project(folder, create=True)
+
+
+def data_of(installation: str = "acme", folder: Path | str = ".") -> Database:
+    """The data of an installation, in whatever kind of project."""
+    project = project_at(folder)
+    return project.database(project.target(installation))
+
+
+def sql(statement: str, *values: object, of: str = "acme", folder: Path | str = ".") -> list[Any]:
+    """The rows of a statement that reads or changes an installation's data behind Max's back."""
+    with data_of(of, folder).writer() as connection:
+        cursor: Any = connection.execute(statement, values)
+        return [] if cursor.description is None else list(cursor.fetchall())
+
+
+def record_sync(
+    place: Database | Path, status: Status = Status.COMPLETED, *, at: float = 1_800_000_000.0
+) -> None:
     """Record in a database that a sync ended; its id is later than those of the syncs before it."""
-    with writer(path) as connection:
+    database = SqliteDatabase(place) if isinstance(place, Path) else place
+    with database.writer() as connection:
         migrate(connection, sync_log.OWNER, sync_log.MIGRATIONS)
         number = connection.execute("SELECT count(*) FROM _max_sync").fetchone()[0]
         values = (f"zz{number:02}", "[]", status, "run", at, None if not status.final else at + 60)

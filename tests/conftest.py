@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 from tests.command_line import Cli, running
-from tests.contract.places import BOTH
+from tests.contract.places import BOTH, lasting_project
 from tests.contract.places import either as either
 from tests.on_both import runs_on_both
 
@@ -71,8 +71,10 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 
 @pytest.fixture
-def cli(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """Runs a command in an empty folder."""
+def cli(
+    either: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Cli]:
+    """Runs a command in an empty folder; on Postgres, in one that leads to a project there."""
     monkeypatch.chdir(tmp_path)
-
-    return running(capsys)
+    with lasting_project(tmp_path):
+        yield running(capsys)

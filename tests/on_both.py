@@ -22,6 +22,21 @@ FEW: Mapping[str, Sequence[str]] = {
         "test_a_row_removed_long_ago_is_deleted_with_all_its_records",
         "test_interleaved_syncs_of_two_installations_do_not_touch_each_others_rows",
     ),
+    "tests/test_cli.py": (),
+    "tests/commands/test_aggregate.py": (),
+    "tests/commands/test_answers.py": (),
+    "tests/commands/test_changes.py": (),
+    "tests/commands/test_connect.py": (),
+    "tests/commands/test_evidence.py": (),
+    "tests/commands/test_find.py": (),
+    "tests/commands/test_freshness.py": (),
+    "tests/commands/test_guide.py": (),
+    "tests/commands/test_migrate.py": (),
+    "tests/commands/test_odd_words.py": (),
+    "tests/commands/test_schedule.py": (),
+    "tests/commands/test_schema.py": (),
+    "tests/commands/test_screens.py": (),
+    "tests/commands/test_sync.py": (),
 }
 
 

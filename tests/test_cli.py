@@ -25,11 +25,9 @@ from max import __version__
 from max.cli import COMMANDS, leading_options, wants_json
 from max.engine import SqliteEngine
 from max.errors import MEANT, InvalidAnswers
-from max.installations.project_folder import ProjectFolder
 from max.model.entities import Entity
-from max.storage.sqlite import SqliteDatabase
-from tests.command_line import Cli, Run, record_sync
-from tests.database_files import data_file
+from max.storage.database import Database
+from tests.command_line import Cli, Run, data_of, project_at, record_sync
 
 ROOT = Path(__file__).resolve().parent.parent
 OPENED = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
@@ -54,15 +52,14 @@ TASKS = [
 @pytest.fixture
 def stored(cli: Cli, tmp_path: Path) -> Cli:
     """The same, with an installation ``acme:default`` that holds users and tasks."""
-    project = ProjectFolder.init(tmp_path)
+    project = project_at(tmp_path)
     info = project.add("acme", None, {"users": 12}, {}, now=1_800_000_000.0)
-    asyncio.run(fill(data_file(project, info), [*USERS, *TASKS]))
-    record_sync(data_file(project, info))
+    asyncio.run(fill(project.database(info), [*USERS, *TASKS]))
+    record_sync(project.database(info))
     return cli
 
 
-async def fill(path: Path, entities: list[Entity]) -> None:
-    database = SqliteDatabase(path)
+async def fill(database: Database, entities: list[Entity]) -> None:
     await database.start()
     engine = SqliteEngine(database, acme.connector.resolver)
     await engine.start()
@@ -510,9 +507,8 @@ def test_all_streams_every_row_without_a_meta_line(stored: Cli) -> None:
 
 
 @pytest.mark.parametrize("format", ["text", "json", "ndjson"])
-def test_all_continues_after_the_first_page(stored: Cli, tmp_path: Path, format: str) -> None:
-    path = tmp_path / ".max" / "installations" / "acme" / "default" / "data.db"
-    asyncio.run(fill(path, [user(number) for number in range(100, 2_300)]))
+def test_all_continues_after_the_first_page(stored: Cli, format: str) -> None:
+    asyncio.run(fill(data_of(), [user(number) for number in range(100, 2_300)]))
     out = stored(
         "search", "acme", "AcmeUser", "--all", "--order-by", "name", "--fields", "name", "-o", format
     ).out
@@ -542,9 +538,8 @@ def test_an_empty_answer_says_so_on_stderr(stored: Cli) -> None:
     assert stored("search", "acme", "AcmeFile").err.startswith("there is no AcmeFile: the last sync, ")
 
 
-def test_control_characters_from_upstream_are_sanitized(stored: Cli, tmp_path: Path) -> None:
-    path = tmp_path / ".max" / "installations" / "acme" / "default" / "data.db"
-    asyncio.run(fill(path, [user(0, name="\x1b[2Jgone\x9b")]))
+def test_control_characters_from_upstream_are_sanitized(stored: Cli) -> None:
+    asyncio.run(fill(data_of(), [user(0, name="\x1b[2Jgone\x9b")]))
     for words in (["search", "acme", "AcmeUser"], ["get", "acme", "AcmeUser:u00"]):
         for format in ("text", "json"):
             assert not {"\x1b", "\x9b"} & set(stored(*words, "-o", format).out)

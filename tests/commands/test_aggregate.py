@@ -13,10 +13,8 @@ from max.commands.tables import Column
 from max.commands.text import display_width
 from max.engine import SqliteEngine
 from max.errors import UsageError
-from max.installations.project_folder import ProjectFolder
-from max.storage.sqlite import SqliteDatabase
-from tests.command_line import Cli, record_sync
-from tests.database_files import data_file
+from max.storage.database import Database
+from tests.command_line import Cli, project_at, record_sync
 
 USERS = [AcmeUser("u1", name="Ada"), AcmeUser("u2", name="Ada"), AcmeUser("u3", name="Bob")]
 TASKS = [
@@ -27,8 +25,7 @@ TASKS = [
 ]
 
 
-async def fill(path: Path) -> None:
-    database = SqliteDatabase(path)
+async def fill(database: Database) -> None:
     await database.start()
     engine = SqliteEngine(database, connector.resolver)
     await engine.start()
@@ -60,12 +57,12 @@ async def use(engine: SqliteEngine) -> None:
 
 
 @pytest.fixture(autouse=True)
-def filled(tmp_path: Path) -> None:
+def filled(cli: Cli, tmp_path: Path) -> None:
     """A project with ``acme:default``, whose tasks are not all loaded."""
-    folder = ProjectFolder.init(tmp_path)
+    folder = project_at(tmp_path)
     info = folder.add("acme", None, {}, {}, now=1_000.0)
-    asyncio.run(fill(data_file(folder, info)))
-    record_sync(data_file(folder, info))
+    asyncio.run(fill(folder.database(info)))
+    record_sync(folder.database(info))
 
 
 class TestCount:

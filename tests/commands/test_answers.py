@@ -7,7 +7,6 @@ import csv
 import io
 import json
 import shlex
-import sqlite3
 import time
 from collections.abc import Iterator
 from importlib import import_module
@@ -21,10 +20,11 @@ from max import Project
 from max.cli import COMMANDS
 from max.commands.parser import JoinWithComma, Parser, command_parser
 from max.errors import NotFound, UsageError
+from max.installations.project_database import ProjectDatabase
 from max.model.tasks import Status
-from tests.command_line import Cli, Run, prepare, record_sync, take
+from tests.command_line import Cli, Run, data_of, prepare, project_at, record_sync, sql, take
 
-DATA = Path(".max/installations/acme/default/data.db")
+PREPARED = ("connect acme", "settings acme history=changes", "sync acme:default")
 
 
 def parser_of(command: str) -> Parser:
@@ -74,13 +74,16 @@ READING = {name: words for name, words in WITH_ROWS.items() if COMMANDS[name][0]
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project that has synced the demo source, with what changed in it."""
     folder = tmp_path_factory.mktemp("prepared")
-    return prepare(folder, "connect acme", "settings acme history=changes", "sync acme:default")
+    return prepare(folder, *PREPARED)
 
 
 @pytest.fixture
 def synced(cli: Cli, prepared: Path, tmp_path: Path) -> Cli:
     """Runs a command in a copy of it."""
-    take(prepared, tmp_path)
+    if isinstance(project_at(), ProjectDatabase):
+        prepare(tmp_path, *PREPARED)  # its data is not in the folder
+    else:
+        take(prepared, tmp_path)
     return cli
 
 
@@ -271,7 +274,7 @@ def test_invalidate_marks_only_rows_that_match_every_filter(synced: Cli) -> None
 def test_quiet_leaves_data_and_warnings_alone(synced: Cli) -> None:
     assert synced("search", "acme", "AcmeTask", "--limit", "1", "-q").err == ""
     assert synced("search", "acme", "AcmeTask", "--limit", "1", "-o", "ndjson", "--quiet").err == ""
-    record_sync(DATA, Status.FAILED)
+    record_sync(data_of(), Status.FAILED)
     run = synced("search", "acme", "AcmeTask", "--limit", "1", "-q")
     assert (run.err.count("\n"), "the last sync failed" in run.err) == (1, True)
 
@@ -343,7 +346,7 @@ def test_an_answer_after_a_sync_that_did_not_complete_says_so(
     synced: Cli, command: str, status: Status
 ) -> None:
     before = synced("status", "-o", "json").data["data"][0]["lastSync"]["finishedAt"]
-    record_sync(DATA, status)
+    record_sync(data_of(), status)
     words = shlex.split(READING[command])
     data = synced(*words, "-o", "json").data
     assert (data["complete"], data["syncedAt"]) == (False, before)
@@ -355,8 +358,7 @@ def test_an_answer_after_a_sync_that_did_not_complete_says_so(
 
 @pytest.mark.parametrize("command", READING)
 def test_an_answer_before_any_sync_has_completed_says_so(synced: Cli, command: str) -> None:
-    with sqlite3.connect(DATA) as connection:
-        connection.execute("DELETE FROM _max_sync")
+    sql("DELETE FROM _max_sync")
     data = synced(*shlex.split(READING[command]), "-o", "json").data
     assert (data["complete"], data["syncedAt"]) == (False, None)
     assert "no sync has completed yet" in data["warning"]
@@ -371,16 +373,15 @@ def test_a_sync_of_some_fields_makes_no_answer_whole(cli: Cli) -> None:
     assert cli("sync", "acme", "--discard-unfinished").status == 0
     whole = cli("count", "acme", "AcmeTask", "-o", "json").data
     assert (whole["count"], whole["complete"]) == (200, True)
-    with sqlite3.connect(DATA) as connection:  # the partial one stays the newest that tells of every row
-        connection.execute("UPDATE _max_sync SET state = 'partial' WHERE narrow = 0")
+    # the partial one stays the newest that tells of every row
+    sql("UPDATE _max_sync SET state = 'partial' WHERE narrow = 0")
     assert cli("sync", "acme", "--only", "AcmeUser.name").status == 0
     data = cli("count", "acme", "AcmeTask", "-o", "json").data
     assert (data["complete"], "the last sync was partial" in data["warning"]) == (False, True)
 
 
 def test_a_database_that_does_not_know_of_narrow_syncs_is_read(synced: Cli) -> None:
-    with sqlite3.connect(DATA) as connection:
-        connection.execute("ALTER TABLE _max_sync DROP COLUMN narrow")
+    sql("ALTER TABLE _max_sync DROP COLUMN narrow")
     data = synced("count", "acme", "AcmeTask", "-o", "json").data
     assert (data["count"], data["complete"]) == (200, True)
 
@@ -421,14 +422,13 @@ def test_json_and_ndjson_say_the_same_of_an_answer(synced: Cli, command: str, un
 
 
 def test_rows_alone_come_with_the_warning_on_stderr(synced: Cli) -> None:
-    record_sync(DATA, Status.PARTIAL)
+    record_sync(data_of(), Status.PARTIAL)
     run = synced("export", "acme", "AcmeWorkspace", "--format", "ndjson")
     assert (run.out.count("\n"), run.err.count("the last sync was partial")) == (2, 1)
 
 
 def test_rows_that_may_be_gone_are_named_until_the_next_sync_decides(synced: Cli) -> None:
-    with sqlite3.connect(DATA) as connection:
-        connection.execute("INSERT INTO _max_missing (entity, row, missing_since) VALUES ('AcmeTask', 1, 0)")
+    sql("INSERT INTO _max_missing (entity, row, missing_since) VALUES ('AcmeTask', 1, 0)")
     data = synced("count", "acme", "AcmeTask", "-o", "json").data
     assert (data["complete"], data["warning"]) == (
         True,
@@ -437,8 +437,7 @@ def test_rows_that_may_be_gone_are_named_until_the_next_sync_decides(synced: Cli
 
 
 def test_a_missing_row_says_when_it_was_removed_upstream(synced: Cli) -> None:
-    with sqlite3.connect(DATA) as connection:
-        connection.execute("UPDATE _acme_task SET _removed_at = 1767225600 WHERE _id = 'w1-p1-t1'")
+    sql("UPDATE _acme_task SET _removed_at = 1767225600 WHERE _id = 'w1-p1-t1'")
     run = synced("get", "acme", "AcmeTask:w1-p1-t1")
     assert (run.status, "gone upstream at 2026-01-01T00:00:00Z" in run.err) == (1, True)
     view = run.err.split("are in ")[1].split(":")[0]
@@ -455,11 +454,10 @@ def test_a_missing_row_says_when_it_was_removed_upstream(synced: Cli) -> None:
 def test_a_running_sync_is_named_while_its_process_lives(synced: Cli) -> None:
     from max.storage.leases import new_worker
 
-    record_sync(DATA, Status.RUNNING)
+    record_sync(data_of(), Status.RUNNING)
     worker = new_worker()
-    with sqlite3.connect(DATA) as connection:
-        connection.execute("UPDATE _max_sync SET worker = ? WHERE state = 'running'", (worker,))
-        connection.execute("INSERT INTO _max_worker VALUES (?, ?)", (worker, time.time()))
+    sql("UPDATE _max_sync SET worker = ? WHERE state = 'running'", worker)
+    sql("INSERT INTO _max_worker VALUES (?, ?)", worker, time.time())
     data = synced("count", "acme", "AcmeTask", "-o", "json").data
     assert (data["complete"], "a sync is under way" in data["warning"]) == (False, True)
 
@@ -486,12 +484,9 @@ def two(cli: Cli) -> Cli:
     for name in ("acme:one", "acme:two"):
         assert cli("connect", name).status == 0
         assert cli("sync", name, "-q") == Run(0, "", "")
-        data = Path(".max/installations/acme") / name[5:] / "data.db"
-        with sqlite3.connect(data) as connection:
-            connection.execute("DELETE FROM _max_sync")
-        record_sync(data)
-        with sqlite3.connect(data) as connection:
-            connection.execute("UPDATE _max_sync SET id = ?", (f"1ng{name[5:]}",))
+        sql("DELETE FROM _max_sync", of=name)
+        record_sync(data_of(name))
+        sql("UPDATE _max_sync SET id = ?", f"1ng{name[5:]}", of=name)
     return cli
 
 

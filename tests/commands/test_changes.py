@@ -14,32 +14,29 @@ from max.commands.changes import change_lines
 from max.commands.text import Paint, display_width
 from max.core import InstallationInfo
 from max.engine import SqliteEngine
-from max.installations.project_folder import ProjectFolder
 from max.model.changes import Change
 from max.model.delivery import Delivery
 from max.model.entities import Entity, Ref
 from max.model.loaders import UnknownLoaders
 from max.model.settings import SETTINGS, settings_json
-from max.storage.sqlite import SqliteDatabase
-from tests.command_line import Cli, Run
-from tests.database_files import data_file
+from tests.command_line import Cli, Run, project_at
 
 NOON = 1_800_000_000.0
 
 
 @pytest.fixture
 def info(cli: Cli, tmp_path: Path) -> InstallationInfo:
-    return ProjectFolder.init(tmp_path).add("acme", None, {}, {}, now=NOON)
+    return project_at(tmp_path).add("acme", None, {}, {}, now=NOON)
 
 
 def store(*entities: Entity, at: float = NOON, removed: tuple[Ref[Any], ...] = ()) -> None:
     """Store a delivery, with the installation's settings."""
 
     async def main() -> None:
-        project = ProjectFolder.find(".")
+        project = project_at()
         info = project.target("acme")
         schema = project.registry.resolve("acme").schema
-        database = SqliteDatabase(data_file(project, info))
+        database = project.database(info)
         await database.start()
         engine = SqliteEngine(database, UnknownLoaders(schema), settings=info.settings)
         await engine.start()
@@ -94,7 +91,7 @@ def test_an_invalid_setting_is_a_usage_error(cli: Cli, info: InstallationInfo, w
     run = cli("settings", "acme", word)
     assert (run.status, run.out) == (2, "")
     assert said in run.err
-    assert ProjectFolder.find(".").target("acme") == info
+    assert project_at().target("acme") == info
 
 
 # -- changes ----------------------------------------------------------------------------------
@@ -204,7 +201,7 @@ def test_from_the_beginning_come_the_rows_that_were_there_before(recorded: Cli) 
 
 
 def test_people_get_the_rows_from_before_as_well(recorded: Cli) -> None:
-    project = ProjectFolder.find(".")
+    project = project_at()
     with project.database(project.target("acme")).writer() as connection:
         connection.execute("UPDATE _max_change_log SET floor = 2")
     run = recorded("changes", "acme", "--since", "beginning")

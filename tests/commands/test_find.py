@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from max import Project
 from max.commands.find import hit_lines
 from max.commands.text import PLAIN, Paint
 from max.model.text_search import Found, Hit, Marked, TextQuery, mark, merged, snippet
-from tests.command_line import Cli
+from tests.command_line import Cli, sql
 from tests.git_repositories import make, needs_git
 
 TEXTS = {
@@ -35,20 +34,15 @@ def acme(cli: Cli) -> Cli:
 BEST = {"AcmeFile:w2-p4-f1": "audit-log-1.png", "AcmeFile:w2-p5-f3": "audit-log-3.zip"}
 
 
-def database(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(next(path.glob(".max/installations/acme/default/data.db")))
-
-
-def by_hand(path: Path, *words: str) -> list[str]:
-    """The refs of all rows with a field in which all words stand in, by SQL alone."""
+def by_hand(*words: str) -> list[str]:
+    """The refs of all rows with fields in which all words stand, as the rows are stored."""
     found = []
-    with database(path) as connection:
-        for view, fields in TEXTS.items():
-            kind = "Acme" + view.removeprefix("acme_").capitalize()
-            text = " || ' ' || ".join(f"lower({field})" for field in fields)
-            every = " AND ".join(f"instr({text}, '{word}') > 0" for word in words)
-            found += [f"{kind}:{id}" for (id,) in connection.execute(f"SELECT id FROM {view} WHERE {every}")]
-    connection.close()
+    for view, fields in TEXTS.items():
+        kind = "Acme" + view.removeprefix("acme_").capitalize()
+        for id, *texts in sql(f"SELECT id, {', '.join(fields)} FROM {view}"):
+            text = " ".join(texts).lower()
+            if all(word in text for word in words):
+                found.append(f"{kind}:{id}")
     return sorted(found)
 
 
@@ -58,7 +52,7 @@ class TestFinding:
     def test_everything_that_mentions_the_audit_log_is_found_also_in_file_names(
         self, acme: Cli, tmp_path: Path
     ) -> None:
-        expected = by_hand(tmp_path, "audit", "log")
+        expected = by_hand("audit", "log")
         assert "AcmeFile:w2-p4-f1" in expected
         data = acme("find", "audit log", "-o", "json", "--limit", "100").data
         assert sorted(hit["ref"] for hit in data["hits"]) == expected
@@ -163,13 +157,10 @@ class TestMending:
         run = acme("find", "--check")
         assert (run.status, run.out, run.err) == (0, "acme:default: the index fits the rows\n", "")
 
+    @pytest.mark.of_a_file
     def test_a_damaged_index_is_seen_and_mended(self, acme: Cli, tmp_path: Path) -> None:
         before = acme("find", "audit", "-o", "json").data["hits"]
-        with database(tmp_path) as connection:
-            connection.execute(
-                "DELETE FROM _max_find_docsize WHERE rowid IN (SELECT min(id) FROM _max_find_docsize)"
-            )
-        connection.close()
+        sql("DELETE FROM _max_find_docsize WHERE rowid IN (SELECT min(id) FROM _max_find_docsize)")
         run = acme("find", "--check", "-o", "json")
         assert run.status == 1
         (one,) = run.data["data"]
@@ -180,14 +171,13 @@ class TestMending:
         assert acme("find", "--check").status == 0
         assert acme("find", "audit", "-o", "json").data["hits"] == before
 
+    @pytest.mark.of_a_file
     def test_an_interrupted_rebuild_is_reported_and_ended_by_the_next_sync(
         self, acme: Cli, tmp_path: Path
     ) -> None:
-        with database(tmp_path) as connection:
-            connection.execute("INSERT INTO _max_find(_max_find) VALUES ('delete-all')")
-            connection.execute("INSERT INTO _max_find_part(_max_find_part) VALUES ('delete-all')")
-            connection.execute("UPDATE _max_find_entity SET last = 0")
-        connection.close()
+        sql("INSERT INTO _max_find(_max_find) VALUES ('delete-all')")
+        sql("INSERT INTO _max_find_part(_max_find_part) VALUES ('delete-all')")
+        sql("UPDATE _max_find_entity SET last = 0")
         run = acme("find", "audit")
         assert "262 rows changed and are not in the index yet; the next sync of acme:default" in run.err
         assert acme("find", "audit", "-o", "json").data["unindexed"] == 262

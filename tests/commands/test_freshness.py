@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-from max.cli import main
 from max.storage.leases import new_worker
-from max.storage.sqlite import SqliteConnection
-from tests.command_line import Run
+from tests.command_line import Cli, sql
 
 # A source that logs its requests to a file, and serves the content of another.
 CONNECTOR = '''
@@ -125,7 +121,7 @@ connector = Connector(
 class Library(NamedTuple):
     """A folder with the connector, and the commands in it."""
 
-    run: Callable[..., Run]
+    run: Cli
     folder: Path
 
     def upstream(self, **books: Sequence[str]) -> None:
@@ -141,9 +137,7 @@ class Library(NamedTuple):
 
     def sql(self, statement: str) -> None:
         """Change the database behind its back."""
-        (path,) = self.folder.glob(".max/installations/book/*/data.db")
-        with closing(sqlite3.connect(path, isolation_level=None, factory=SqliteConnection)) as connection:
-            connection.execute(statement)
+        sql(statement, of="book", folder=self.folder)
 
     def aged(self, what: str, name: str) -> dict[str, Any]:
         """What max freshness tells of a field or a listing."""
@@ -153,19 +147,10 @@ class Library(NamedTuple):
 
 
 @pytest.fixture
-def library(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Library]:
+def library(cli: Cli, tmp_path: Path) -> Iterator[Library]:
     (tmp_path / "connectors").mkdir()
     (tmp_path / "connectors" / "max_book.py").write_text(CONNECTOR)
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: str) -> Run:
-        capsys.readouterr()
-        status = main(words)
-        return Run(status, *capsys.readouterr())
-
-    library = Library(run, tmp_path)
+    library = Library(cli, tmp_path)
     library.upstream(a=["a1", "a2"], b=["b1"])
     yield library
     sys.modules.pop("max_book", None)

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from max.installations.project_folder import ProjectFolder
 from max.storage.leases import new_worker
-from tests.command_line import Cli, running
-from tests.versions import opened
+from tests.command_line import Cli, data_of, project_at, sql
+from tests.contract.places import dump
 
 CONNECTOR = '''
 from __future__ import annotations
@@ -69,12 +68,10 @@ ODD = {
 
 
 @pytest.fixture
-def cli(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+def cli(cli: Cli) -> Cli:
     """Runs a command in a project of its own."""
-    monkeypatch.chdir(tmp_path)
-    ProjectFolder.init(tmp_path)
-
-    return running(capsys)
+    project_at()
+    return cli
 
 
 def install(version: dict[str, str]) -> None:
@@ -85,8 +82,10 @@ def install(version: dict[str, str]) -> None:
         del sys.modules[name]
 
 
-def database() -> Path:
-    return Path(".max/installations/shelves/default/data.db")
+def state() -> list[str]:
+    """All that is stored."""
+    with data_of("shelves").reader() as connection:
+        return dump(connection)
 
 
 @pytest.fixture
@@ -140,10 +139,10 @@ def test_an_undeclared_change_names_the_declaration_that_it_needs(synced: Cli) -
 
 def test_a_plan_changes_nothing_and_the_migration_does(synced: Cli) -> None:
     install(THREE)
-    before = database().read_bytes()
+    before = state()
     planned = synced("migrate", "shelves", "--plan", "-o", "json")
     assert (planned.status, planned.data["done"]) == (0, False)
-    assert database().read_bytes() == before
+    assert state() == before
     done = synced("migrate", "shelves", "-o", "json")
     assert done.data == {**planned.data, "done": True}
     assert synced("schema", "diff").out == "shelves:default: up to date\n"
@@ -161,22 +160,20 @@ def test_a_sync_migrates_at_its_start(synced: Cli) -> None:
 @pytest.mark.parametrize("command", [["migrate", "shelves"], ["sync"]])
 def test_an_undeclared_change_changes_nothing(synced: Cli, command: list[str]) -> None:
     install(FOUR)
-    before = database().read_bytes()
+    before = state()
     run = synced(*command, "-o", "json")
     assert run.status == 1
     error = json.loads(run.err.splitlines()[-1])["error"]
     assert error["message"] == "Thing.size is stored as integer, now declared text"
     assert error["data"]["changes"][0]["name"] == "size"
-    assert database().read_bytes() == before
+    assert state() == before
     assert synced("migrate", "shelves", "--plan").status == 1
 
 
 def test_migrate_is_refused_while_a_process_is_syncing(synced: Cli) -> None:
-    connection = opened(database())
     worker = new_worker()
-    connection.execute("UPDATE _max_sync SET state = 'running', worker = ?", (worker,))
-    connection.execute("INSERT INTO _max_worker VALUES (?, ?)", (worker, time.time()))
-    connection.close()
+    sql("UPDATE _max_sync SET state = 'running', worker = ?", worker, of="shelves")
+    sql("INSERT INTO _max_worker VALUES (?, ?)", worker, time.time(), of="shelves")
     install(THREE)
     run = synced("migrate", "shelves")
     assert run.status == 1

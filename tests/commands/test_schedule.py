@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from max.installations.project_folder import ProjectFolder
 from max.model.schedules import LONGEST_NAME
 from max.query import schedules
-from max.storage.sqlite import SqliteDatabase
-from tests.command_line import Cli
+from tests.command_line import Cli, data_of, project_at
 from tests.database_files import data_file
 
 NIGHTLY = ["--name", "nightly", "--cron", "0 2 * * *", "--tz", "Europe/Berlin"]
@@ -25,11 +22,6 @@ def acme(cli: Cli) -> Cli:
     """A project with the demo source, which was never synced."""
     assert cli("connect", "acme").status == 0
     return cli
-
-
-def database() -> Path:
-    folder = ProjectFolder.find(".")
-    return data_file(folder, folder.target("acme"))
 
 
 def test_a_schedule_says_when_it_is_next_and_what_follows_it(acme: Cli) -> None:
@@ -165,12 +157,10 @@ def test_the_status_says_when_each_schedule_is_next_and_that_no_daemon_runs(acme
 def test_the_status_says_why_an_installation_fails_and_when_it_is_tried_again(acme: Cli) -> None:
     assert acme("sync", "acme").status == 0
     acme("schedule", "acme", "--every", "15m", "--jitter", "0")
-    folder, now = ProjectFolder.find("."), time.time()
+    folder, now = project_at(), time.time()
     info = folder.target("acme")
-    schedules.claim(SqliteDatabase(database()), info, "default", worker="w", now=now)
-    schedules.finish(
-        SqliteDatabase(database()), "default", "the token is invalid\x1b[31m", worker="w", now=now
-    )
+    schedules.claim(data_of(), info, "default", worker="w", now=now)
+    schedules.finish(data_of(), "default", "the token is invalid\x1b[31m", worker="w", now=now)
     (line,) = [one for one in acme("status").out.splitlines() if "schedule  " in one]
     assert line.startswith("  schedule    every 15m: next try at ")
     assert line.endswith("; failed once: the token is invalid\\x1b[31m")
@@ -183,7 +173,7 @@ def test_the_status_says_why_an_installation_fails_and_when_it_is_tried_again(ac
 def test_a_damaged_database_is_named_and_the_others_are_listed(acme: Cli) -> None:
     assert acme("connect", "acme:second").status == 0
     acme("schedule", "acme:second", "--every", "15m")
-    broken = ProjectFolder.find(".")
+    broken = project_at()
     data_file(broken, broken.target("acme:default")).write_bytes(b"no database" * 1_000)
     listed = acme("schedule")
     assert (listed.status, "acme:second" in listed.out, "acme:default: " in listed.err) == (3, True, True)

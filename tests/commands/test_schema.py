@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from max.connecting import Connector, Credential, Limit, Operation, Retry
-from max.installations.project_folder import ProjectFolder
 from max.model.schema import Schema
-from tests.command_line import Cli
+from tests.command_line import Cli, project_at
 from tests.sample import SampleConfig, SampleRoot, Thing, initialise, list_things, seed
 
 WORDS = st.lists(st.text("abcdefgh", min_size=1, max_size=4), max_size=4, unique=True)
@@ -89,7 +88,7 @@ def test_p2_a_manifest_lists_exactly_what_a_connector_declares(
 def test_p2_max_schema_lists_exactly_what_the_registry_would_use(cli: Cli, tmp_path: Path) -> None:
     cli("init")
     cli("connect", "acme", "--no-input")
-    used = ProjectFolder.find(tmp_path).registry.resolve("acme")
+    used = project_at(tmp_path).registry.resolve("acme")
     found = cli("schema", "acme", "--connector", "-o", "json").data
     entities = {one["name"]: {*names(one["fields"]), *names(one["collections"])} for one in found["entities"]}
     assert entities == {

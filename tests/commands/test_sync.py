@@ -12,7 +12,7 @@ from max.commands.framework import Options
 from max.commands.sync import expected_rows
 from max.installations.project_folder import ProjectFolder
 from max.model.tasks import Status
-from tests.command_line import Cli, record_sync
+from tests.command_line import Cli, data_of, record_sync
 from tests.database_files import data_file
 from tests.git_repositories import History, make, needs_git
 
@@ -136,11 +136,11 @@ def test_resume_needs_no_name_when_one_sync_is_unfinished(cli: Cli, repository: 
     cli("sync", "git")
     cli("sync", "acme:default")
     assert cli("resume").err == "max: no sync is unfinished\n  `max runs` lists those that have ended\n"
-    database = Path(".max/installations/git/default/data.db")
+    database = data_of("git")
     record_sync(database, Status.PAUSED)
     assert cli("cancel", "--json").data["installation"] == "git:default"
     record_sync(database, Status.PAUSED)
-    record_sync(Path(".max/installations/acme/default/data.db"), Status.PAUSED)
+    record_sync(data_of(), Status.PAUSED)
     assert cli("resume").err == "max: which installation?\n  unfinished: acme:default, git:default\n"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
@@ -15,6 +16,8 @@ import pytest
 
 from max.core import Engine, SyncMeta
 from max.engine import SqliteEngine, SqliteSyncMeta
+from max.installations.encryption import new_key
+from max.installations.projects import make_in_database
 from max.model.delivery import Delivery, ListingPage, WriteResult
 from max.model.entities import Entity, Field, Many, ManyOf, Ref
 from max.model.loaders import UnknownLoaders
@@ -121,6 +124,32 @@ def lasting_place(file: str | Path) -> Iterator[str | Path]:
     url, schema = shared_url(), new_schema()
     yield f"{url}#{schema}"
     PostgresDatabase(url, schema).delete()
+
+
+@contextmanager
+def lasting_project(folder: Path) -> Iterator[None]:
+    """On Postgres (see ``either``) the folder leads to a new project there, for as long as the test runs."""
+    if not _on_postgres:
+        yield
+        return
+    server, schema = shared_url(), new_schema().replace("_", "x")
+    make_in_database(folder, f"{server}#{schema}")
+    key = os.environ.get("MAX_KEY")
+    os.environ["MAX_KEY"] = "env:MAX_TEST_KEYS"
+    os.environ.setdefault("MAX_TEST_KEYS", new_key())
+    try:
+        yield
+    finally:
+        os.environ.pop("MAX_KEY") if key is None else os.environ.update(MAX_KEY=key)
+        drop_project(server, schema)
+
+
+def drop_project(server: str, schema: str) -> None:
+    """Drop the schemas of a project."""
+    with PostgresDatabase(server, "public").writer() as connection:
+        sql = "SELECT nspname FROM pg_namespace WHERE nspname = ? OR starts_with(nspname, ?)"
+        for (name,) in connection.execute(sql, (schema, f"{schema}_")).fetchall():
+            connection.execute(f'DROP SCHEMA "{name}" CASCADE')
 
 
 def database_at(place: str | Path) -> SqliteDatabase | PostgresDatabase:
@@ -234,7 +263,7 @@ BOTH = ("sqlite", POSTGRES)
 
 
 class LastingPool(Pool):
-    """Connections that a test leaves to the next: a new one reads the server's whole catalogue anew."""
+    """Connections that a test leaves to the next: for a new one the server reads its whole catalogue."""
 
     def close(self) -> None:
         """Keep them."""
