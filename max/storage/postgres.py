@@ -34,11 +34,11 @@ than that (``SET LOCAL``), so a pooler of the server's side may stand between as
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from threading import Lock
+from time import sleep
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
@@ -363,7 +363,7 @@ class PostgresDatabase(Database):
 
 READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 JOIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ WRITE"  # until its views are made
-WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED"  # which writes, unless the operator has said otherwise
 SIZE = """
     SELECT CAST(sum(pg_total_relation_size(c.oid)) AS bigint) FROM pg_class AS c
      WHERE c.relnamespace = to_regnamespace(quote_ident(?)) AND c.relkind IN ('r', 'm')
@@ -454,7 +454,7 @@ class _Session:
                 is_conflict = state_of(cause) in CONFLICTS and conflicts < MOST_CONFLICTS
                 if wait is None or not (is_conflict or is_lost(cause)):
                     raise
-            time.sleep(wait)
+            sleep(wait)
 
     def begin(self, how: str) -> PostgresConnection:
         """Begin a transaction; a writing one has the schema's lock."""
@@ -503,7 +503,7 @@ class _Session:
         """Ask the server, when it is back, what became of the transaction."""
         number = self._number
         for wait in WAITS:
-            time.sleep(wait)
+            sleep(wait)
             try:
                 self.drop()
                 connection = self.begin(READ)

@@ -69,8 +69,8 @@ ERRORS: dict[str, tuple[type[StorageError], str]] = {
     "58": (StorageError, "check the server's disk; what was stored before is safe"),
     "XX": (StorageCorrupt, "read the server's log; restore a backup when an index or a table is damaged"),
 }
-FATAL = ("08", "53", "57", "58", "40", "XX", "25P", "3D", "28")
-LOST = ("08", "57P")  # the server has ended the connection, or will
+FATAL = ("08", "25", "28", "3D", "40", "42501", "53", "55P03", "57", "58", "XX")
+LOST = ("08", "57P", "53300")  # the server has ended the connection, or will, or has none to give now
 
 TOKEN = re.compile(
     r"""
@@ -328,6 +328,7 @@ def state_of(error: BaseException) -> str:
 
 
 SIGNS = (
+    ("the database system is", "57P03"),  # starting up, shutting down, in recovery
     ("password authentication failed", "28P01"),
     ("no password supplied", "28P01"),
     ("no pg_hba.conf entry", "28000"),
