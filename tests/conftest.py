@@ -40,7 +40,7 @@ FEW = int(os.environ.get("MAX_POSTGRES_EXAMPLES", "3"))  # on Postgres, where ea
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test that uses ``either`` runs on both databases, where it is one of those that do."""
     names, item = metafunc.fixturenames, metafunc.definition
-    if "either" in names and item.get_closest_marker("of_a_file") is None:
+    if "either" in names and item.get_closest_marker("of_a_folder") is None:
         file = item.path.relative_to(item.config.rootpath).as_posix()
         if runs_on_both(file, item.originalname, by_command="cli" in names):
             metafunc.parametrize("either", BOTH, indirect=True)

@@ -85,6 +85,7 @@ def test_the_help_of_a_word_with_commands_of_its_own_lists_those(cli: Cli, words
     assert len(own) >= 2
 
 
+@pytest.mark.of_a_folder
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["help"]])
 def test_the_overview_names_every_command(cli: Cli, words: list[str]) -> None:
     run = cli(*words)
@@ -181,6 +182,7 @@ def test_retrying_before_the_first_sync_says_that_there_was_none(cli: Cli) -> No
     assert "there was no sync yet" in cli("sync", "acme", "--retry-failed").err
 
 
+@pytest.mark.of_a_folder
 def test_another_folder_without_a_project_is_named_in_the_next_command(cli: Cli, tmp_path: Path) -> None:
     assert cli("ls").err.endswith("make one with: max init\n")
     (tmp_path / "other").mkdir()
@@ -246,6 +248,7 @@ def test_parse_errors_are_json_when_json_was_asked_for(cli: Cli) -> None:
     assert not wants_json(["search", "-o"], None)
 
 
+@pytest.mark.of_a_folder
 def test_without_a_project_the_error_names_max_init(cli: Cli) -> None:
     run = cli("search", "acme", "AcmeUser")
     assert (run.status, "max init" in run.err) == (1, True)
@@ -282,6 +285,7 @@ def test_no_arguments_cause_a_traceback(cli: Cli, words: list[str]) -> None:
     assert cli(*safe).status in (0, 1, 2)
 
 
+@pytest.mark.of_a_folder
 def test_a_project_option_without_a_command_is_refused(cli: Cli) -> None:
     assert leading_options(["-C", "x", "ls"]) == (["-C", "x"], ["ls"])
     assert cli("-C", "x").err.startswith("max: no command was given")
@@ -290,11 +294,13 @@ def test_a_project_option_without_a_command_is_refused(cli: Cli) -> None:
 # -- init, connect, disconnect, ls ---------------------------------------------------------------
 
 
+@pytest.mark.of_a_folder
 def test_init_creates_a_project_once(cli: Cli, tmp_path: Path) -> None:
     assert cli("init", "-o", "json").data == {"project": str(tmp_path), "created": True}
     assert cli("init").out == f"there is a project in {tmp_path} already\n"
 
 
+@pytest.mark.of_a_folder
 def test_a_project_is_made_inside_of_another_one_only_where_that_is_asked_for(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -312,6 +318,7 @@ def test_a_project_is_made_inside_of_another_one_only_where_that_is_asked_for(
     )
 
 
+@pytest.mark.of_a_folder
 def test_max_alone_shows_the_status_of_the_project_and_the_way_to_help(cli: Cli, tmp_path: Path) -> None:
     assert cli().out == cli("--help").out
     assert cli("-C", str(tmp_path)).status == 2
@@ -324,12 +331,14 @@ def test_max_alone_shows_the_status_of_the_project_and_the_way_to_help(cli: Cli,
     assert cli("-q").err == ""
 
 
+@pytest.mark.of_a_folder
 def test_connect_creates_the_project_and_names_the_next_command(cli: Cli, tmp_path: Path) -> None:
     run = cli("connect", "acme", "--no-input")
     assert (run.status, run.out) == (0, "connected acme:default\n")
     assert run.err == f"created a project in {tmp_path}\nacme: 2 workspaces\nnext: max sync acme:default\n"
 
 
+@pytest.mark.of_a_folder
 def test_a_failed_connect_leaves_no_project_behind(cli: Cli, tmp_path: Path) -> None:
     assert cli("connect", "acme", "--set", "users=-1").status == InvalidAnswers.exit_status
     assert list(tmp_path.iterdir()) == []
@@ -342,6 +351,7 @@ def test_connecting_again_adds_an_installation(cli: Cli) -> None:
     assert names == ["acme:default", "acme:default-2", "acme:mine"]
 
 
+@pytest.mark.of_a_folder
 def test_without_a_name_connect_lists_the_sources_with_what_they_are(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "connectors").mkdir()
     (tmp_path / "connectors" / "max_broken.py").write_text("raise ValueError('no')\n")
@@ -362,6 +372,7 @@ def test_without_a_name_connect_lists_the_sources_with_what_they_are(cli: Cli, t
     assert not (tmp_path / ".max").exists()
 
 
+@pytest.mark.of_a_folder
 def test_connect_checks_the_name_and_what_the_source_needs_before_anything_else(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -401,12 +412,14 @@ def test_the_connector_alone_means_its_only_installation_for_an_update_as_well(c
     assert (unclear.status, "acme:mine, acme:other" in unclear.err) == (2, True)
 
 
+@pytest.mark.of_a_folder
 def test_a_colon_without_a_name_behind_it_is_refused(cli: Cli, tmp_path: Path) -> None:
     run = cli("connect", "acme:")
     assert (run.status, "'acme:' ends without a name" in run.err) == (2, True)
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.of_a_folder
 def test_a_secret_is_read_from_the_environment_a_file_or_stdin_and_never_shown(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -420,6 +433,7 @@ def test_a_secret_is_read_from_the_environment_a_file_or_stdin_and_never_shown(
         assert json.loads(kept.read_text()) == {"token": "hunter2"}
 
 
+@pytest.mark.of_a_folder
 def test_disconnect_needs_a_confirmation(stored: Cli, tmp_path: Path) -> None:
     data = tmp_path / ".max" / "installations" / "acme" / "default" / "data.db"
     assert stored("disconnect", "acme").status == 2
@@ -433,6 +447,7 @@ def test_disconnect_removes_the_data(stored: Cli, tmp_path: Path) -> None:
     assert not list((tmp_path / ".max" / "installations").glob("*/*"))
 
 
+@pytest.mark.of_a_folder
 def test_ls_lists_installations(stored: Cli) -> None:
     assert stored("ls").out.splitlines()[1].startswith("acme:default  ")
     row = json.loads(stored("ls", "-o", "ndjson").out)
@@ -441,6 +456,7 @@ def test_ls_lists_installations(stored: Cli) -> None:
     assert Path(row["database"]).stat().st_size == row["bytes"]
 
 
+@pytest.mark.of_a_folder
 def test_ls_says_what_was_never_synced_and_what_is_damaged(stored: Cli, tmp_path: Path) -> None:
     stored("connect", "acme:idle", "--no-input")
     (tmp_path / ".max" / "installations" / "acme" / "default" / "data.db").write_bytes(b"no database")
@@ -453,6 +469,7 @@ def test_ls_says_what_was_never_synced_and_what_is_damaged(stored: Cli, tmp_path
     assert run.err.startswith("acme:default: ")
 
 
+@pytest.mark.of_a_folder
 def test_ls_reports_a_broken_installation(stored: Cli, tmp_path: Path) -> None:
     (tmp_path / ".max" / "installations" / "acme" / "default" / "installation.json").write_text("{")
     run = stored("ls")
@@ -676,6 +693,7 @@ def imported_by(folder: Path, *words: str) -> set[str]:
     return set(run.stderr.split())
 
 
+@pytest.mark.of_a_folder
 @pytest.mark.parametrize(
     "words",
     [
@@ -704,6 +722,7 @@ def test_reading_imports_no_event_loop_and_no_connector(
     }
 
 
+@pytest.mark.of_a_folder
 def test_searching_imports_nothing_that_only_a_sync_needs(stored: Cli, tmp_path: Path) -> None:
     loaded = imported_by(tmp_path, "search", "acme", "AcmeUser")
     assert "max.storage.tables" in loaded
@@ -728,11 +747,13 @@ def test_searching_imports_nothing_that_only_a_sync_needs(stored: Cli, tmp_path:
     }
 
 
+@pytest.mark.of_a_folder
 def test_listing_installations_that_hold_nothing_imports_no_storage(cli: Cli, tmp_path: Path) -> None:
     cli("connect", "acme", "--no-input")
     assert not {"max.storage", "sqlite3"} & imported_by(tmp_path, "ls")
 
 
+@pytest.mark.of_a_folder
 def test_listing_installations_imports_no_sync_log(stored: Cli, tmp_path: Path) -> None:
     assert not {"max.model.tasks", "max.storage.sync_log", "threading"} & imported_by(tmp_path, "ls")
 
@@ -819,6 +840,7 @@ def test_undecodable_names_and_ascii_terminals_cause_no_traceback(stored: Cli, t
 # -- a database of the layout before 0.1.0 --------------------------------------------------------
 
 
+@pytest.mark.of_a_folder
 @pytest.mark.parametrize(
     "words",
     [

@@ -40,7 +40,7 @@ def _fields_with_few(reader: Reader, entity: type[Entity]) -> list[str]:
     for chosen in (names[place : place + AT_ONCE] for place in range(0, len(names) if rows else 0, AT_ONCE)):
         counts = [
             f'(SELECT count(*) FROM (SELECT DISTINCT "{name}" FROM "{table}"'
-            f' WHERE "{name}" IS NOT NULL LIMIT {FEW + 1}))'
+            f' WHERE "{name}" IS NOT NULL LIMIT {FEW + 1}) AS chosen)'
             for name in chosen
         ]
         (row,) = reader.sql(f"SELECT {', '.join(counts)}").rows

@@ -133,7 +133,7 @@ def _values(reader: Reader, entity: type[Entity], name: str, *, items: bool = Fa
     table = reader.schema.table(entity.__name__)
     statement = (
         f'SELECT DISTINCT "{name}" FROM (SELECT "{name}" FROM "{table}" WHERE "{name}" IS NOT NULL'
-        f" LIMIT {ROWS}) LIMIT {VALUES}"
+        f" LIMIT {ROWS}) AS known LIMIT {VALUES}"
     )
     stored = [row[0] for row in reader.sql(statement, limit=VALUES).rows]
     if not items:

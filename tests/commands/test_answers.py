@@ -111,6 +111,7 @@ def test_a_command_with_rows_answers_in_every_format(synced: Cli, command: str) 
     assert len(synced(*words, "-o", "markdown").out.splitlines()) == len(rows) + 2
 
 
+@pytest.mark.of_a_folder
 @pytest.mark.parametrize("command", [name for name in COMMANDS if not parser_of(name).answers_rows])
 def test_a_command_without_rows_refuses_their_formats_before_it_does_anything(
     cli: Cli, tmp_path: Path, command: str

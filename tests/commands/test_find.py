@@ -157,7 +157,7 @@ class TestMending:
         run = acme("find", "--check")
         assert (run.status, run.out, run.err) == (0, "acme:default: the index fits the rows\n", "")
 
-    @pytest.mark.of_a_file
+    @pytest.mark.of_a_folder
     def test_a_damaged_index_is_seen_and_mended(self, acme: Cli, tmp_path: Path) -> None:
         before = acme("find", "audit", "-o", "json").data["hits"]
         sql("DELETE FROM _max_find_docsize WHERE rowid IN (SELECT min(id) FROM _max_find_docsize)")
@@ -171,7 +171,7 @@ class TestMending:
         assert acme("find", "--check").status == 0
         assert acme("find", "audit", "-o", "json").data["hits"] == before
 
-    @pytest.mark.of_a_file
+    @pytest.mark.of_a_folder
     def test_an_interrupted_rebuild_is_reported_and_ended_by_the_next_sync(
         self, acme: Cli, tmp_path: Path
     ) -> None:
