@@ -40,6 +40,7 @@ COMMANDS = {
     "connect": ("Set up", "connect", "connect a source: answer its questions, store its secrets"),
     "settings": ("Set up", "setup", "show or change how an installation's data is kept"),
     "disconnect": ("Set up", "connect", "remove an installation and its data"),
+    "move": ("Set up", "move", "move installations into a database, or back into files"),
     "ls": ("Set up", "setup", "list installations"),
     "completion": ("Set up", "completion", "print a script that completes words in bash, zsh or fish"),
     "audit": ("Set up", "audit", "show who changed what, and who read secrets"),

@@ -24,6 +24,7 @@ them, always ``from error``.
     ├── ProjectError                the project's folder: missing, damaged, in use, not writable
     │   ├── ProjectUntrusted            another user's folder, or code that was not allowed  exit 4
     │   ├── KeyMissing                  no key for the secrets in a database, or one that others could read
+    │   ├── MoveRefused                 an installation that cannot be moved, or not as it is
     │   └── KeyWrong                    the keys do not open what another one has sealed
     ├── StorageError                the database cannot answer
     │   ├── StorageEmpty                there is no data yet
@@ -39,6 +40,7 @@ them, always ``from error``.
     │   ├── StorageBusy                 the server takes no more connections
     │   ├── StorageDenied               the server refuses the user, the password or a right
     │   ├── StorageMissing              the server has no such database
+    │   ├── StorageMoving               it is being moved to another place, and can only be read
     │   ├── StorageTimeout              a statement took longer than the server allows
     │   └── StorageConflict             others changed the same; it can be tried again
     ├── SyncError                   a sync that cannot start or continue
@@ -445,6 +447,12 @@ class ProjectUntrusted(ProjectError):
     exit_status = 4
 
 
+class MoveRefused(ProjectError):
+    """The other place cannot hold an installation, or not as it is; it stays where it was."""
+
+    code = "project.move_refused"
+
+
 class KeyMissing(ProjectError):
     """There is no key for the secrets of a project, or one that others could read."""
 
@@ -539,6 +547,12 @@ class StorageMissing(StorageError):
     """The server has no database of this name."""
 
     code = "storage.missing"
+
+
+class StorageMoving(StorageError):
+    """The installation is being moved to another place; until then it can only be read."""
+
+    code = "storage.moving"
 
 
 class StorageTimeout(StorageError):

@@ -21,14 +21,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
-from ..errors import MaxError, ProjectError, StorageEmpty, UsageError
+from ..errors import MaxError, MoveRefused, ProjectError, StorageEmpty, UsageError
 from ..model.settings import InstallationInfo, invalid_settings, read_settings, update_settings
 from ..model.values import Json
 from ..storage import postgres_project as rows
@@ -39,7 +39,7 @@ from .database_credentials import DatabaseCredentials, sealed
 from .encryption import Keys, KeySource, keys_of_environment
 from .files import changed_names, version_of
 from .project_connectors import ProjectConnectors
-from .project_manager import ProjectManager, name_of
+from .project_manager import Arrival, ProjectManager, name_of
 
 if TYPE_CHECKING:
     from ..connector import Connector
@@ -144,12 +144,15 @@ class ProjectDatabase(ProjectManager):
                 pass
         return project
 
-    def make(self) -> None:
-        """Make the project's tables, or bring them to the newest version; nothing changes when it is."""
+    def make(self, *, with_audit: bool = True) -> None:
+        """Make the project's tables, or bring them to the newest version; nothing changes when it is.
+
+        Without ``with_audit`` that is not recorded: the audit comes from elsewhere.
+        """
         new = not self._main.is_there()
         with self._main.writer() as connection:
             rows.make(connection)
-        if new:
+        if new and with_audit:
             with self.audited("init"):
                 pass
 
@@ -182,6 +185,11 @@ class ProjectDatabase(ProjectManager):
     def label(self) -> str:
         """The folder that leads to it, or its URL without a password."""
         return self._shown if self._root is None else str(self._root)
+
+    @property
+    def address(self) -> str:
+        """Its URL without a password."""
+        return self._shown
 
     @property
     def root(self) -> Path | None:
@@ -217,6 +225,10 @@ class ProjectDatabase(ProjectManager):
     def connector(self, info: InstallationInfo) -> Connector[Any, Any]:
         """The connector of an installation: in the version that its settings pin, if they do."""
         return self._connectors.connector(info)
+
+    def connector_files(self, info: InstallationInfo) -> list[Path]:
+        """The files of an installation's connector, and those beside it; imports none of them."""
+        return self._connectors.files(info)
 
     # -- reading
 
@@ -402,6 +414,60 @@ class ProjectDatabase(ProjectManager):
         """Remove an installation with its secrets, and its data unless ``keep_data``, in one transaction."""
         with self.audited("disconnect", info, keep_data=keep_data), self._writing() as connection:
             rows.remove(connection, _now(connection, info), keep_data=keep_data)
+
+    # -- moving
+
+    def leaving(self, info: InstallationInfo) -> Arrival:
+        """All of an installation but its data."""
+        with self._reading() as connection:
+            one = _now(connection, info)
+            stored = self.credentials(_info(one)).stored_in(connection)
+        return Arrival(_info(one), one.settings, stored)
+
+    def kept_files(self, info: InstallationInfo) -> None:
+        """It has none."""
+
+    def check_arrival(self, arrival: Arrival) -> None:
+        """ProjectError when its name or its schema is taken, or there is no key for its secrets."""
+        self.refuse_foreign()
+        if arrival.secrets.secrets:
+            self._all_keys()
+        if self._main.is_there():
+            with self._reading() as connection:
+                self._check_arrival(connection, arrival.info)
+
+    def _check_arrival(self, connection: Connection, info: InstallationInfo) -> None:
+        known, place = rows.installations(connection), self._place(info)
+        _free_name(known, info.connector, info.name)
+        if any(one.id == info.id for one in known):
+            raise MoveRefused(f"{self._shown} has an installation with the id {info.id} already")
+        if rows.has_schema(connection, place):
+            raise MoveRefused(
+                f"the schema {place} is there already: data that was kept when {info} was disconnected",
+                hint="rename or drop it, and move again",
+            )
+
+    def arriving(self, info: InstallationInfo) -> PostgresDatabase:
+        """The data of an installation that is to come."""
+        return PostgresDatabase(self._url, f"{self._schema}__arriving_{info.id}"[:LONGEST])
+
+    def admit(self, arrivals: Sequence[Arrival]) -> None:
+        """Their rows, their secrets, and the names of their schemas, in one transaction."""
+        keys = self._all_keys() if any(one.secrets.secrets for one in arrivals) else None
+        with self._writing() as connection:
+            for info, settings, given in arrivals:
+                self._check_arrival(connection, info)
+                place, config = self._place(info), dict(info.config)
+                if rows.has_schema(connection, staged := self.arriving(info).schema):
+                    rows.rename_schema(connection, staged, place)
+                made = (info.id, info.connector, info.name, place, config, settings, info.connected_at)
+                rows.add(connection, StoredInstallation(*made, given.destination, 1))
+                if keys is not None and given.secrets:
+                    rows.replace_secrets(connection, info.id, sealed(keys, info.id, given), given.destination)
+
+    def drop_arriving(self, info: InstallationInfo) -> None:
+        """Drop its schema."""
+        self.arriving(info).delete()
 
     def rotate_keys(self) -> int:
         """Seal every secret with the first key; how many were sealed with another one.

@@ -24,14 +24,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
-from ..errors import MaxError, Mismatch, ProjectError, ProjectUntrusted, UsageError
+from ..errors import MaxError, Mismatch, MoveRefused, ProjectError, ProjectUntrusted, UsageError
 from ..model.settings import InstallationInfo, invalid_settings, read_settings, update_settings
 from ..model.values import Json, datetime_text, is_datetime
 from .files import (
@@ -55,7 +55,7 @@ from .files import (
     write_file,
 )
 from .project_connectors import ProjectConnectors
-from .project_manager import ProjectManager, name_of
+from .project_manager import Arrival, ProjectManager, name_of
 
 if TYPE_CHECKING:
     from ..connector import Connector
@@ -69,6 +69,8 @@ AUDIT = "audit.db"  # in .max
 SECRET_FILES = (CREDENTIALS, f".{CREDENTIALS}.new")  # the second: of a writer that was killed
 FILES = (*SECRET_FILES, LOCK, INSTALLATION, DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", KEPT)
 STAGED, GONE = ".new", ".gone"  # being added, being removed: no connector's name begins so
+ARRIVING = ".arriving"  # the same, of one that comes from another project: it stays until that is done
+KNOWN = ("connector", "name", "id", "config", "settings", "connectedAt")  # in installation.json
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}(?<!\.)", re.ASCII)
 DEVICE = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)  # of Windows
 LAST_YEAR = 9999  # that Python knows
@@ -160,6 +162,11 @@ class ProjectFolder(ProjectManager):
     @property
     def label(self) -> str:
         """Its folder, as text."""
+        return str(self.root)
+
+    @property
+    def address(self) -> str:
+        """Its folder."""
         return str(self.root)
 
     # -- places ----------------------------------------------------------------------------
@@ -277,6 +284,10 @@ class ProjectFolder(ProjectManager):
         As the registry's ``resolve``; ConnectorError when the pinned folder has no such connector.
         """
         return self._connectors.connector(info)
+
+    def connector_files(self, info: InstallationInfo) -> list[Path]:
+        """The files of an installation's connector, and those beside it; imports none of them."""
+        return self._connectors.files(info)
 
     def version(self, info: InstallationInfo) -> object:
         """What differs after an installation's configuration, secrets or connector were changed."""
@@ -523,6 +534,83 @@ class ProjectFolder(ProjectManager):
                 sync_folder(folder.parent)
                 remove_tree(gone)
             remove_empty(folder, folder.parent)
+
+    # -- moving ----------------------------------------------------------------------------
+
+    def leaving(self, info: InstallationInfo) -> Arrival:
+        """All of an installation but its data; MoveRefused when its file has what Max does not know."""
+        data = read_object(self.file(info))
+        if more := sorted(data.keys() - set(KNOWN)):
+            raise MoveRefused(
+                f"{self.file(info)} has {', '.join(more)}, which would be lost elsewhere",
+                hint="note it in another place, and take it out of the file",
+            )
+        now = read_installation(self._folder(info))
+        return Arrival(now, data.get("settings") or {}, self.credentials(now).stored())
+
+    def kept_files(self, info: InstallationInfo) -> Path | None:
+        """The folder beside its database, unless it is empty."""
+        folder = self._folder(info) / KEPT
+        return folder if folder.is_dir() and any(folder.iterdir()) else None
+
+    def check_arrival(self, arrival: Arrival) -> None:
+        """ProjectError when its name is taken, or there is data under it."""
+        info = arrival.info
+        self.refuse_foreign()
+        self.free_name(info.connector, info.name)
+        if os.path.lexists(self._folder(info)):
+            raise MoveRefused(
+                f"{self._folder(info)} is there already: data that was kept when {info} was disconnected",
+                hint="move it away, and move again",
+            )
+
+    def arriving(self, info: InstallationInfo) -> SqliteDatabase:
+        """The data of an installation that is to come; its folder is made."""
+        from ..storage.sqlite import SqliteDatabase
+
+        folder = self._arriving(info)
+        with translated(folder):
+            self._installations.mkdir(mode=0o700, exist_ok=True)
+            folder.mkdir(mode=0o700, exist_ok=True)
+        return SqliteDatabase(folder / DATABASE)
+
+    def _arriving(self, info: InstallationInfo) -> Path:
+        return self._installations / f"{ARRIVING}-{info.id}"
+
+    def admit(self, arrivals: Sequence[Arrival]) -> None:
+        """Give each folder its name, in one step, when everything is in it."""
+        with self._writing():
+            for one in arrivals:
+                self.check_arrival(one)
+            for one in arrivals:
+                self.arriving(one.info)
+                self._admit(one, self._arriving(one.info))
+
+    def _admit(self, one: Arrival, staged: Path) -> None:
+        folder, at = self._folder(one.info), datetime.fromtimestamp(one.info.connected_at, UTC)
+        values = {
+            "connector": one.info.connector,
+            "name": one.info.name,
+            "id": one.info.id,
+            "config": dict(one.info.config),
+            "settings": dict(one.settings),
+            "connectedAt": datetime_text(at) + "Z",
+        }
+        try:
+            replace_file(staged / CREDENTIALS, encoded(one.secrets.to_json()))
+            replace_file(staged / INSTALLATION, encoded(values))
+            folder.parent.mkdir(mode=0o700, exist_ok=True)
+            staged.rename(folder)
+        except BaseException:
+            (staged / CREDENTIALS).unlink(missing_ok=True)
+            raise
+        for changed in (folder, folder.parent, self._installations):
+            sync_folder(changed)
+
+    def drop_arriving(self, info: InstallationInfo) -> None:
+        """Remove its folder."""
+        with translated(self._installations):
+            remove_tree(self._arriving(info))
 
     def rotate_keys(self) -> NoReturn:
         """UsageError: secrets in files are sealed with no key."""

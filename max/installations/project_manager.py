@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 from ..errors import ProjectError, UnknownName, UsageError
 from ..model.settings import InstallationInfo
@@ -27,12 +27,27 @@ if TYPE_CHECKING:
     Revise: TypeAlias = Callable[[InstallationInfo, StoredSecrets], OnboardingResult]
 
 
+class Arrival(NamedTuple):
+    """All of an installation but its data: what another project needs to have it.
+
+    ``settings`` are as they were written, also those that this version does not know.
+    """
+
+    info: InstallationInfo
+    settings: Mapping[str, Json]
+    secrets: StoredSecrets
+
+
 class ProjectManager(Protocol):
     """The installations of one project.  Safe beside other threads and processes."""
 
     @property
     def label(self) -> str:
         """Which project it is, for messages, and for another process that opens it; no secret."""
+
+    @property
+    def address(self) -> str:
+        """Where it is kept, whichever folder leads there: a folder, or a URL; no secret."""
 
     @property
     def root(self) -> Path | None:
@@ -80,6 +95,9 @@ class ProjectManager(Protocol):
 
     def connector(self, info: InstallationInfo) -> Connector[Any, Any]:
         """The connector of an installation: in the version that its settings pin, if they do."""
+
+    def connector_files(self, info: InstallationInfo) -> list[Path]:
+        """The files of the connector, which are not imported; ConnectorError when there is none."""
 
     # -- data
 
@@ -151,6 +169,32 @@ class ProjectManager(Protocol):
 
     def remove(self, info: InstallationInfo, *, keep_data: bool) -> None:
         """Remove an installation with its secrets, and its data unless ``keep_data``."""
+
+    # -- moving: an installation comes from another project, or goes there
+
+    def leaving(self, info: InstallationInfo) -> Arrival:
+        """All of an installation but its data.
+
+        MoveRefused when something is noted of it that only a folder holds; KeyMissing and KeyWrong.
+        """
+
+    def kept_files(self, info: InstallationInfo) -> Path | None:
+        """The folder of the contents that its connector has kept; None without any."""
+
+    def check_arrival(self, arrival: Arrival) -> None:
+        """ProjectError when it cannot come: its name is taken, or there is no key for its secrets."""
+
+    def arriving(self, info: InstallationInfo) -> Database:
+        """The data of an installation that is to come, under a name at which nobody looks for one."""
+
+    def admit(self, arrivals: Sequence[Arrival]) -> None:
+        """Have the installations that were to come, with their data: the step that makes them be here.
+
+        On a server it is one transaction for all; in a folder the renaming of a folder for each.
+        """
+
+    def drop_arriving(self, info: InstallationInfo) -> None:
+        """Remove the data of an installation that was to come, if there is any."""
 
     def rotate_keys(self) -> int:
         """Seal every secret with the first key; how many were sealed with another one.

@@ -7,20 +7,25 @@ sent to a server that another user has named.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import ProjectError, ProjectUntrusted
+from ..errors import MoveRefused, ProjectError, ProjectUntrusted
+from ..model.settings import InstallationInfo
 from .files import FOLDER, encoded, locked, read_object, replace_file, translated
 from .project_folder import ProjectFolder
 
 if TYPE_CHECKING:
     from .encryption import KeySource
+    from .moving import Move
     from .project_database import ProjectDatabase
     from .project_manager import ProjectManager
 
 IDENTITY = "project.json"  # in .max
 DATABASE = "database"  # in that file: the URL
+LEAVING = "leaving"  # while a project is moved: where it was, and what is left of it is; HERE: in the folder
+HERE = "."
 VARIABLE = "MAX_DATABASE"
 SCHEMES = ("postgresql://", "postgres://")
 
@@ -67,6 +72,12 @@ def led_from(folder: ProjectFolder, *, keys: KeySource | None = None) -> Project
     url = database_of(folder.root)
     if url is None:
         return folder
+    _refuse_unknown(folder, url)
+    return _database(url, root=folder.root, trusted=folder.trusted, keys=keys)
+
+
+def _refuse_unknown(folder: ProjectFolder, url: str) -> None:
+    """ProjectUntrusted when a folder that leads to a database was neither made by this user nor allowed."""
     if not folder.trusted:
         from .trust import is_recorded
 
@@ -77,7 +88,6 @@ def led_from(folder: ProjectFolder, *, keys: KeySource | None = None) -> Project
                 hint=f"if you know that server: max trust {folder.root}",
                 project=str(folder.root),
             )
-    return _database(url, root=folder.root, trusted=folder.trusted, keys=keys)
 
 
 def at_place(place: str, *, trusted: bool = False) -> ProjectManager:
@@ -114,12 +124,118 @@ def make_in_database(path: Path | str, url: str) -> ProjectManager:
         raise ProjectError(f"{root} has installations in its files", hint="name another folder")
     _database(url, create=True)
     folder = ProjectFolder.init(root, leads_elsewhere=True)
+    _note(root, {DATABASE: url})
+    return _database(url, root=root, trusted=folder.trusted)
+
+
+def _note(root: Path, values: dict[str, str | None]) -> None:
+    """Replace values of a folder's project.json in one step; None takes one away, and others stay."""
     file = root / FOLDER / IDENTITY
     with translated(file), locked(file.parent):
         kept = read_object(file) if file.exists() else {}
-        if kept.get(DATABASE) != url:
-            replace_file(file, encoded(kept | {DATABASE: url}))
-    return _database(url, root=root, trusted=folder.trusted)
+        new = {key: one for key, one in {**kept, **values}.items() if one is not None}
+        if new != kept:
+            replace_file(file, encoded(new))
+
+
+# -- moving ------------------------------------------------------------------------------------
+
+
+def move_of(
+    project: ProjectManager,
+    to: str,
+    chosen: Sequence[InstallationInfo] | None,
+    *,
+    keys: KeySource | None = None,
+) -> Move:
+    """A move of some installations of a project, or of all of it (None), to a folder or a URL.
+
+    Nothing is written yet.  The folder of a whole project leads to the new place afterwards; where it does so
+    already, what a killed move has left behind is what is moved.  UsageError when all of it is there.
+    """
+    from .moving import Move, Places
+
+    whole = chosen is None
+    root = _leading(project) if whole else None
+    target, make = _target(project, to, root, whole=whole, keys=keys)
+    if root is None or target.root != root:
+        places = Places(project, target, make)
+    else:
+        source = _left_behind(project, root, target, keys) or project
+        if is_url(to):
+            _refuse_unknown(ProjectFolder(root, trusted=project.trusted), to)
+        leads = {DATABASE: to if is_url(to) else None}
+        left = HERE if isinstance(source, ProjectFolder) else source.address
+
+        def lead() -> None:
+            _note(root, {**leads, LEAVING: left})
+
+        places = Places(source, target, make, lead, lambda: _note(root, {LEAVING: None}))
+    return Move(places, places.source.installations() if chosen is None else chosen, whole=whole)
+
+
+def _leading(project: ProjectManager) -> Path | None:
+    """The folder that leads to a project; None when it was found in another way."""
+    if project.root is None or isinstance(project, ProjectFolder):
+        return project.root
+    from .project_database import without_password
+
+    url = database_of(project.root)
+    return project.root if url is not None and without_password(url) == project.address else None
+
+
+def _target(
+    project: ProjectManager, to: str, root: Path | None, *, whole: bool, keys: KeySource | None
+) -> tuple[ProjectManager, Callable[[], object]]:
+    """The project of a place, which may not be there yet, and what makes it then.
+
+    The audit of a new one comes with the project that is moved there, if all of it is.
+    """
+    if is_url(to):
+        from .encryption import keys_of_environment
+        from .project_database import ProjectDatabase, refuse_password
+
+        refuse_password(to)
+        trusted = root is not None and project.trusted
+        there = ProjectDatabase(to, root=root, trusted=trusted, keys=keys or keys_of_environment)
+        return there, lambda: there.make(with_audit=not whole)
+    path = Path(to).resolve()
+    if not (path / FOLDER).is_dir():
+        return ProjectFolder(path), lambda: ProjectFolder.init(path, leads_elsewhere=whole)
+    folder = ProjectFolder(path, trusted=project.trusted and path == project.root)
+    return (folder if path == root else led_from(folder, keys=keys)), lambda: None
+
+
+def _left_behind(
+    project: ProjectManager, root: Path, target: ProjectManager, keys: KeySource | None
+) -> ProjectManager | None:
+    """What a killed move has left of a project that was handed over, whose folder leads to the target."""
+    file = root / FOLDER / IDENTITY
+    left = read_object(file).get(LEAVING) if file.exists() else None
+    if not isinstance(left, str):
+        return None
+    if target.address != project.address:
+        raise MoveRefused(
+            f"a move to {project.address} is not finished: something is left where the project was",
+            hint=f"finish it first: max move --to {database_of(root) or HERE}",
+        )
+    return unopened(root if left == HERE else left, root=root, trusted=target.trusted, keys=keys)
+
+
+def unopened(
+    address: str | Path,
+    *,
+    root: Path | None = None,
+    trusted: bool = False,
+    keys: KeySource | None = None,
+) -> ProjectManager:
+    """The project of an address, wherever its folder leads; it is not looked at."""
+    if not is_url(address):
+        return ProjectFolder(Path(address), trusted=trusted)
+    from .encryption import keys_of_environment
+    from .project_database import ProjectDatabase
+
+    return ProjectDatabase(str(address), root=root, trusted=trusted, keys=keys or keys_of_environment)
 
 
 def _database(

@@ -163,6 +163,14 @@ def copy(database: Database, target: Database) -> None:
         made.execute(MOVE_HEAD, source.execute(HEAD).fetchone())
 
 
+def is_in(database: Database, other: Database) -> bool:
+    """Whether another audit log has the newest row of this one, and so all that are in its chain."""
+    number, digest = _reading(database, lambda connection: connection.execute(HEAD).fetchone(), (0, ""))
+    sql = "SELECT count(*) FROM audit WHERE number = ? AND digest = ?"
+    values = (number, digest)
+    return bool(_reading(other, lambda one: one.execute(sql, values).fetchone()[0], 0)) or not number
+
+
 def prune(database: Database, row: Mapping[str, Json], *, before: float, until: int, now: float) -> int:
     """Remove the rows up to the first that ended at ``before`` or later; how many.
 

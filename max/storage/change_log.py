@@ -228,8 +228,19 @@ class ChangeLog(RenameOwner):
             if known.get(name) != kinds:
                 connection.execute(KEEP_KINDS, (name, json.dumps(kinds)))
                 self._record_existing(connection, mapping, known.get(name))
-            for trigger, sql in triggers(connection, mapping).items():
-                put(connection, "trigger", trigger, mapping.table, sql)
+            self._watch(connection, mapping)
+
+    def _watch(self, connection: Connection, mapping: TableMapping[Any]) -> None:
+        for trigger, sql in triggers(connection, mapping).items():
+            put(connection, "trigger", trigger, mapping.table, sql)
+
+    def go_on(self, connection: Connection) -> None:
+        """Have the triggers in a database to which the log was copied, if it was recording."""
+        log = read_log(connection)
+        if log is not None and log.recording == ON:
+            known = _read_kinds(connection)
+            for name in known.keys() & self._mappings.keys():
+                self._watch(connection, self._mappings[name])
 
     def _record_existing(
         self, connection: Connection, mapping: TableMapping[Any], known: Mapping[int, str] | None

@@ -311,6 +311,21 @@ class Dialect(Protocol):
     def drop_trigger(self, name: str, table: str) -> str:
         """The statement that removes a trigger, if it is there."""
 
+    def refusal(self, words: str) -> str:
+        """The statement of a trigger's body that fails with these words; ``error`` knows those of MOVING."""
+
+    def key(self, connection: Connection, table: str) -> list[str]:
+        """The columns of a table's primary key, in its order; empty without one."""
+
+    def default(self, connection: Connection, table: str, column: str) -> str:
+        """SQL for what a column holds where nothing is said; "NULL" without any."""
+
+    def numbered(self, connection: Connection, table: str, column: str) -> int:
+        """The highest number that ``{row_id}`` or ``{serial}`` is known to have given; 0 without any."""
+
+    def number_after(self, connection: Connection, table: str, column: str, number: int) -> None:
+        """Have a column that numbers the rows go on behind a number, where it is one."""
+
     def json_array(self, values: Sequence[str]) -> str:
         """SQL for values as JSON text."""
 
@@ -363,6 +378,8 @@ class Dialect(Protocol):
         """Whether the transaction itself is lost, and not just one statement of it."""
 
 
+MOVING = "it is being moved to another place, and can only be read meanwhile"
+FINISH_MOVE = "finish it with the same max move, or take it back: max move INSTALLATION --undo"
 GROUP = 100  # conditions that stand side by side
 TRUE, FALSE = "(1 = 1)", "(1 = 0)"  # an entity may have a field that is named true
 

@@ -27,12 +27,13 @@ from ..errors import (
     StorageFull,
     StorageLocked,
     StorageMissing,
+    StorageMoving,
     StorageReadOnly,
     StorageTimeout,
     StorageUnreachable,
 )
 from ..model.values import Kind
-from .database import Connection, Dialect, Selection, TableShape, TextIndex, Values, quoted
+from .database import FINISH_MOVE, Connection, Dialect, Selection, TableShape, TextIndex, Values, quoted
 
 TYPES = {
     Kind.TEXT: "TEXT",
@@ -67,6 +68,7 @@ ERRORS: dict[str, tuple[type[StorageError], str]] = {
     "25006": (StorageReadOnly, "connect to the primary: this server is a replica, or is set to read only"),
     "40": (StorageConflict, "nothing of this was stored; run it again"),
     "58": (StorageError, "check the server's disk; what was stored before is safe"),
+    "MX": (StorageMoving, FINISH_MOVE),
     "XX": (StorageCorrupt, "read the server's log; restore a backup when an index or a table is damaged"),
 }
 FATAL = ("08", "25", "28", "3D", "40", "42501", "53", "55P03", "57", "58", "XX")
@@ -116,6 +118,23 @@ COLUMNS = """
      WHERE a.attrelid = to_regclass(quote_ident(current_schema()) || '.' || quote_ident(?))
        AND a.attnum > 0 AND NOT a.attisdropped
 """
+
+KEY = """
+    SELECT CAST(a.attname AS text) FROM pg_index AS i
+      JOIN unnest(i.indkey) WITH ORDINALITY AS k (number, place) ON TRUE
+      JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.number
+     WHERE i.indisprimary AND i.indrelid = to_regclass(quote_ident(current_schema()) || '.' || quote_ident(?))
+     ORDER BY k.place
+"""
+DEFAULT = """
+    SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef AS d
+      JOIN pg_attribute AS a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
+     WHERE d.adrelid = to_regclass(quote_ident(current_schema()) || '.' || quote_ident(?)) AND a.attname = ?
+"""
+SEQUENCE = """
+    SELECT CAST(pg_get_serial_sequence(quote_ident(current_schema()) || '.' || quote_ident(?), ?) AS regclass)
+"""
+MOVING_STATE = "MX001"  # our own: an installation that is being moved cannot be written
 
 
 class _Placeholder:
@@ -230,6 +249,33 @@ class PostgresDialect(Dialect):
             f"DROP TRIGGER IF EXISTS {quoted(name)} ON {quoted(table)};"
             f" DROP FUNCTION IF EXISTS {quoted(name)}()"
         )
+
+    def refusal(self, words: str) -> str:
+        """An error with a code of ours."""
+        return f"RAISE EXCEPTION USING MESSAGE = '{words}', ERRCODE = '{MOVING_STATE}';"
+
+    def key(self, connection: Connection, table: str) -> list[str]:
+        """The columns of a table's primary key, in its order."""
+        return [name for (name,) in connection.execute(KEY, (table,))]
+
+    def default(self, connection: Connection, table: str, column: str) -> str:
+        """SQL for what a column holds where nothing is said."""
+        found = connection.execute(DEFAULT, (table, column)).fetchone()
+        return "NULL" if found is None else str(found[0])
+
+    def numbered(self, connection: Connection, table: str, column: str) -> int:
+        """The highest one that is there, or that the sequence of the column has given."""
+        sequence = connection.execute(SEQUENCE, (table, column)).fetchone()[0]
+        if sequence is None:
+            return 0
+        newest = connection.execute(f"SELECT max({quoted(column)}) FROM {quoted(table)}").fetchone()[0]
+        last, called = connection.execute(f"SELECT last_value, is_called FROM {sequence}").fetchone()
+        return max(newest or 0, last if called else 0)
+
+    def number_after(self, connection: Connection, table: str, column: str, number: int) -> None:
+        """The sequence of the column, if it has one, goes on there."""
+        if number and connection.execute(SEQUENCE, (table, column)).fetchone()[0] is not None:
+            connection.execute(f"SELECT setval(({SEQUENCE}), ?)", (table, column, number))
 
     def json_array(self, values: Sequence[str]) -> str:
         """SQL for values as JSON, which becomes text where it is stored."""

@@ -141,6 +141,12 @@ def has_schema(connection: Connection, place: str) -> bool:
     return bool(connection.execute(EXISTS, (place,)).fetchone()[0])
 
 
+def rename_schema(connection: Connection, old: str, new: str) -> None:
+    """Give a schema another name: what is in it stays as it is."""
+    connection.execute(HOLD, (lock_number(old),))  # nothing is being written there
+    connection.execute(f"ALTER SCHEMA {quoted(old)} RENAME TO {quoted(new)}")
+
+
 def secrets(connection: Connection, id: str) -> list[SealedSecret]:
     """The secrets of an installation, sorted by name."""
     return [SealedSecret(*row) for row in connection.execute(SECRETS, (id,)).fetchall()]

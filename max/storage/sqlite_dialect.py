@@ -7,9 +7,27 @@ import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from ..errors import StorageCorrupt, StorageError, StorageFull, StorageLocked, StorageReadOnly
+from ..errors import (
+    StorageCorrupt,
+    StorageError,
+    StorageFull,
+    StorageLocked,
+    StorageMoving,
+    StorageReadOnly,
+)
 from ..model.values import Kind
-from .database import DAMAGED, Connection, Dialect, Selection, TableShape, TextIndex, Values, quoted
+from .database import (
+    DAMAGED,
+    FINISH_MOVE,
+    MOVING,
+    Connection,
+    Dialect,
+    Selection,
+    TableShape,
+    TextIndex,
+    Values,
+    quoted,
+)
 
 CASEFOLD = "max_casefold"  # the SQL function that ``contains`` has a statement call
 LONGEST_PATTERN = 1_000  # characters that LIKE is asked for; SQLite refuses patterns of 50,000
@@ -77,6 +95,9 @@ OBJECTS = """
      WHERE m.type = 'table' AND substr(m.name, 1, 1) = '_' AND substr(m.name, 1, 5) <> '_max_'
        AND c.hidden IN (2, 3)
 """
+
+KEY = "SELECT name FROM pragma_table_info(?) WHERE pk > 0 ORDER BY pk"
+DEFAULT = "SELECT dflt_value FROM pragma_table_info(?) WHERE name = ?"
 
 
 class _Placeholder:
@@ -182,6 +203,38 @@ class SqliteDialect(Dialect):
         """The statement that drops a trigger; in SQLite its name alone says which."""
         return f"DROP TRIGGER IF EXISTS {quoted(name)}"
 
+    def refusal(self, words: str) -> str:
+        """The words are the whole of the error."""
+        return f"SELECT RAISE(ABORT, '{words}');"
+
+    def key(self, connection: Connection, table: str) -> list[str]:
+        """The columns of a table's primary key, in its order."""
+        return [name for (name,) in connection.execute(KEY, (table,))]
+
+    def default(self, connection: Connection, table: str, column: str) -> str:
+        """SQL for what a column holds where nothing is said."""
+        found = connection.execute(DEFAULT, (table, column)).fetchone()
+        return "NULL" if found is None or found[0] is None else str(found[0])
+
+    def numbered(self, connection: Connection, table: str, column: str) -> int:
+        """The highest one that is there, or that AUTOINCREMENT has noted."""
+        newest = connection.execute(f"SELECT max({quoted(column)}) FROM {quoted(table)}").fetchone()[0]
+        found = [newest if isinstance(newest, int) else 0]
+        if self._counts(connection, table):
+            sql = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = ?"
+            found += connection.execute(sql, (table,)).fetchone()
+        return max(found)
+
+    def number_after(self, connection: Connection, table: str, column: str, number: int) -> None:
+        """AUTOINCREMENT goes on behind what it has noted; without it, behind the highest one there is."""
+        if number and self._counts(connection, table):
+            connection.execute("DELETE FROM sqlite_sequence WHERE name = ?", (table,))
+            connection.execute("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (table, number))
+
+    def _counts(self, connection: Connection, table: str) -> bool:
+        sql = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = ? AND sql LIKE ?"
+        return bool(connection.execute(sql, (table, "%AUTOINCREMENT%")).fetchone()[0])
+
     def json_array(self, values: Sequence[str]) -> str:
         """SQL for values as JSON text."""
         return f"json_array({', '.join(values)})"
@@ -251,6 +304,8 @@ class SqliteDialect(Dialect):
         kind, hint = ERRORS.get(code) or ERRORS.get(primary_code(error), (StorageError, ""))
         if str(error).startswith(SIGNS_OF_DAMAGE):
             kind, hint = StorageCorrupt, DAMAGED
+        elif str(error) == MOVING:
+            kind, hint = StorageMoving, FINISH_MOVE
         return kind(f"{path}: {error}", hint=hint, path=path)
 
     def is_damage(self, connection: Any, error: Exception) -> bool:

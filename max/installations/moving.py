@@ -1,0 +1,321 @@
+"""Moving: installations go from one project to another, from files to a database or back.
+
+    freeze      the source refuses to be written; it answers all who read
+    copy        data and kept files, under a name at which nobody looks for an installation
+    verify      every row of both is compared
+    hand over   the target admits them: ONE STEP, which is a transaction, or the renaming of a folder
+    lead        a whole project: its folder leads to the new place, by one replaced file
+    remove      what is left in the source
+
+Rule 1: the old place answers until the new one is complete and verified.  From the step on the new one does.
+Nothing is written in the old one in between, so there is never something that one of them lacks.
+
+Rule 2: killed anywhere and run again it goes on: each part looks at what is there, and does what is missing.
+An installation that was handed over is known by its id in the target, and by the note of the move in the
+source; a copy of the source that was made before is not taken for it.
+
+Rule 3: until the step, ``undo`` takes everything back.
+
+Rule 4: what can be refused is refused before anything is written.
+
+Rule 5: secrets are read when they are handed over, under the lock with which they are renewed, and are
+nowhere else in between.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from hashlib import file_digest
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import ConnectorError, MaxError, MoveRefused, ProjectError, StorageEmpty, UsageError
+from ..model.settings import InstallationInfo
+from ..storage import audit_log, moves
+from ..storage.moves import CopiedTable, Mark
+from .files import CONNECTORS, KEPT, sync_folder, translated
+from .project_manager import ProjectManager
+
+BLOCK = 1 << 20  # bytes of a kept file that are copied at a time
+
+
+class Told(NamedTuple):
+    """How far a move is: ``what`` is done to an installation, and how many rows of how many are done."""
+
+    info: InstallationInfo
+    what: str
+    done: int
+    total: int
+
+
+class Planned(NamedTuple):
+    """An installation that is to be moved.
+
+    ``files`` are the contents that its connector has kept.  ``arrived``: a former run has handed it over, and
+    only what it left is to be removed.
+    """
+
+    info: InstallationInfo
+    tables: Sequence[CopiedTable]
+    files: int
+    arrived: bool
+
+    @property
+    def rows(self) -> int:
+        """How many there are, Max's own among them."""
+        return sum(table.rows for table in self.tables)
+
+
+Tell = Callable[[Told], None]
+
+
+def _nothing() -> None:
+    """Nothing is to be done."""
+
+
+class Places(NamedTuple):
+    """From where to where.
+
+    ``make`` makes the target where there is none.  ``lead`` has the folder of a whole project lead there,
+    when all was handed over; ``done`` takes away what it has noted for a run after a kill.
+    """
+
+    source: ProjectManager
+    target: ProjectManager
+    make: Callable[[], object] = _nothing
+    lead: Callable[[], object] = _nothing
+    done: Callable[[], object] = _nothing
+
+
+class Move:
+    """A move of some installations, or of all that a project has (``whole``)."""
+
+    def __init__(self, places: Places, chosen: Sequence[InstallationInfo], *, whole: bool = False) -> None:
+        self._source, self._target, self._places = places.source, places.target, places
+        if self._source.address == self._target.address:
+            raise UsageError(
+                f"it is in {self._target.address} already", hint="name another place: --to PLACE"
+            )
+        self._chosen, self._whole = chosen, whole
+
+    # -- before
+
+    def plan(self) -> list[Planned]:
+        """What is to be moved, after everything was checked that can be without writing.
+
+        ProjectError, StorageError or SyncError when it cannot be.
+        """
+        for project in (self._source, self._target):
+            project.refuse_foreign()
+        if self._whole and (problems := self._source.problems()):
+            raise problems[0]
+        return [self._planned(info) for info in self._chosen]
+
+    def _planned(self, info: InstallationInfo) -> Planned:
+        database, tables = self._source.database(info), list[CopiedTable]()
+        mark = None
+        with suppress(StorageEmpty), moves.reading(database) as connection:
+            mark = moves.check(connection, self._target.address)
+            tables = moves.survey(connection)
+        if mark is not None and self._has_arrived(info):
+            return Planned(info, tables, 0, arrived=True)
+        self._target.check_arrival(self._source.leaving(info))
+        self._check_connector(info)
+        kept = self._source.kept_files(info)
+        if kept is not None and self._target.database(info).file is None:
+            raise MoveRefused(
+                f"{info} has contents in files ({kept}), and a database keeps none",
+                hint="leave it where it is, or move it to another folder",
+            )
+        return Planned(info, tables, len(_files(kept)), arrived=False)
+
+    def _has_arrived(self, info: InstallationInfo) -> bool:
+        """Whether a former run has handed it over."""
+        with suppress(ProjectError):
+            return any(one.id == info.id and str(one) == str(info) for one in self._target.installations())
+        return False
+
+    def _check_connector(self, info: InstallationInfo) -> None:
+        """MoveRefused when the target would have no such connector, or another one of its name."""
+        with suppress(ConnectorError):
+            files = self._source.connector_files(info)
+            try:
+                there = self._target.connector_files(info)
+            except ConnectorError:
+                there = []
+            if _is_own(self._source, files[0]) and not (there and _is_own(self._target, there[0])):
+                raise MoveRefused(
+                    f"{info} uses the project's own connector {files[0]}, which {self._target.address} lacks",
+                    hint="move the whole project, or put the connector where all projects find it",
+                )
+
+    # -- doing it
+
+    def run(self, tell: Tell = lambda told: None) -> list[Planned]:
+        """Move them, and say what was moved; what a former run has begun is gone on with.
+
+        After an error, or a kill, everything is answered by the place that did so before.
+        """
+        from .audit import record
+
+        planned = self.plan()
+        self._places.make()
+        coming = [one for one in planned if not one.arrived]
+        named = self._chosen[0] if len(self._chosen) == 1 and not self._whole else ""
+        names = [str(one.info) for one in planned]
+        with self._source.audited("move", named, to=self._target.address, moved=names):
+            for one in coming:
+                with self._source.writable_database(one.info).writer() as connection:
+                    moves.freeze(connection, self._target.address)
+            for one in coming:
+                self._copy(one, tell)
+            self._hand_over(planned, coming)
+        carried = self._whole and self._carry_audit()
+        for one in planned if carried else coming:
+            record(self._target, "move", one.info, source=self._source.address)
+        self._places.done()
+        return planned
+
+    def _copy(self, one: Planned, tell: Tell) -> None:
+        """Copy the data and the files of an installation, and compare them."""
+        source, target = self._source.database(one.info), self._target.arriving(one.info)
+        with moves.reading(source) as connection:
+            tables = moves.survey(connection)
+            if tables:  # else it was never synced
+                with target.writer() as made:
+                    moves.prepare(connection, made, tables)
+                moves.copy(connection, target, tables, _counted(one, "copying", tell))
+                moves.complete(connection, target, tables)
+                with moves.reading(target) as arrived:
+                    moves.verify(connection, arrived, tables, _counted(one, "verifying", tell))
+        kept = self._source.kept_files(one.info)
+        if kept is not None and target.file is not None:
+            copy_files(kept, target.file.with_name(KEPT))
+
+    def _hand_over(self, planned: Sequence[Planned], coming: Sequence[Planned]) -> None:
+        """The step, and what follows it."""
+        arrivals = [self._source.leaving(one.info) for one in coming]
+        for one in coming:
+            with self._source.writable_database(one.info).writer() as connection:
+                moves.note_handing_over(connection)
+        self._target.admit(arrivals)
+        self._places.lead()
+        given = {one.info.id: one.secrets for one in arrivals}
+        for one in planned:
+            with self._source.credentials(one.info).blocking_renewal_lock():
+                now = self._source.leaving(one.info).secrets
+                if given.get(one.info.id, now) != now:  # renewed since then: the service knows these alone
+                    self._target.credentials(one.info).change(partial(_instead, now.secrets))
+                self._source.remove(one.info, keep_data=False)
+
+    def _carry_audit(self) -> bool:
+        """Have the audit of a whole project in the target, unless that has one of its own; whether it has."""
+        source, target = self._source.audit_database(), self._target.writable_audit()
+        if target is None or not source.is_there() or audit_log.check(source).problems:
+            return False
+        if not audit_log.is_in(source, target):
+            if audit_log.rows(target, limit=1):
+                return False
+            audit_log.copy(source, target)
+        if not audit_log.is_in(source, target) or audit_log.check(target).problems:
+            raise MoveRefused(f"the audit did not arrive whole in {self._target.address}")
+        source.delete()
+        return True
+
+
+def _instead(new: dict[str, str], _: dict[str, str]) -> dict[str, str]:
+    return new
+
+
+def _counted(one: Planned, what: str, tell: Tell) -> Callable[[int], None]:
+    done = 0
+
+    def told(number: int) -> None:
+        nonlocal done
+        done += number
+        tell(Told(one.info, what, done, one.rows))
+
+    return told
+
+
+def _is_own(project: ProjectManager, file: Path) -> bool:
+    return project.root is not None and file.is_relative_to(project.root / CONNECTORS)
+
+
+# -- taking it back ----------------------------------------------------------------------------
+
+
+def moving_to(project: ProjectManager, info: InstallationInfo) -> Mark | None:
+    """Where an installation is being moved to; None when it is not."""
+    with suppress(StorageEmpty), moves.reading(project.database(info)) as connection:
+        return moves.mark_of(connection)
+    return None
+
+
+def undo(project: ProjectManager, info: InstallationInfo, mark: Mark, target: ProjectManager) -> None:
+    """Let an installation stay where it is, and remove what was copied.
+
+    MoveRefused when the target has it already; an error when that cannot be found out.
+    """
+    if mark.handing_over and any(one.id == info.id for one in target.installations()):
+        raise MoveRefused(
+            f"{info} is in {mark.target} already",
+            hint="run the same max move again: what is left here is removed",
+        )
+    database = project.writable_database(info)
+    with project.audited("move.undo", info, to=mark.target):
+        with database.writer() as connection:
+            moves.thaw(connection)
+            is_empty = not moves.survey(connection)
+        if is_empty:  # it was never synced
+            database.delete()
+        with suppress(MaxError):  # a copy that cannot be reached is in no one's way
+            target.drop_arriving(info)
+
+
+# -- kept files --------------------------------------------------------------------------------
+
+
+def _files(folder: Path | None) -> list[Path]:
+    """The contents in a folder of kept files; what a killed process left of one begins with a dot."""
+    return [] if folder is None else sorted(one for one in folder.glob("*/[!.]*") if one.is_file())
+
+
+def copy_files(source: Path, target: Path) -> None:
+    """Copy contents whose names are the SHA-256 of their bytes; MoveRefused when one is not what it says."""
+    with translated(target):
+        for file in _files(source):
+            place = target / file.relative_to(source)
+            if _digest(place) != file.name:
+                place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                _copy_file(file, place)
+            if _digest(place) != file.name:
+                raise MoveRefused(
+                    f"{file} is not the content that its name says",
+                    hint="fetch it again: max invalidate, then max sync; nothing was handed over",
+                )
+
+
+def _digest(path: Path) -> str:
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    """Copy a file: it has its name when all of it is on the disk."""
+    beside = target.with_name(f".{target.name}")
+    beside.unlink(missing_ok=True)
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as copied, source.open("rb") as file:
+        while block := file.read(BLOCK):
+            copied.write(block)
+        copied.flush()
+        os.fsync(copied.fileno())
+    beside.replace(target)
+    for folder in (target.parent, target.parent.parent, target.parent.parent.parent):
+        sync_folder(folder)
