@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..core import InstallationInfo
-    from ..installations.moving import Planned, Told
+    from ..installations.moving import MoveProgress, Planned
     from ..installations.project_manager import ProjectManager
     from ..model.values import Json
 
@@ -62,7 +62,7 @@ def run_move(options: Options) -> Answer:
     if options.plan:
         return _answer(options, move.plan(), "to be moved")
     _refuse_daemon(project)
-    progress = Progress(quiet=options.quiet)
+    progress = ProgressLine(quiet=options.quiet)
     try:
         moved = move.run(progress.show)
     finally:
@@ -120,7 +120,7 @@ def _refuse_daemon(project: ProjectManager) -> None:
         raise DaemonRunning(problem, hint="stop it first: max daemon stop")
 
 
-class Progress:
+class ProgressLine:
     """How far a move is: one line that is drawn again on a terminal, a line for each part elsewhere."""
 
     def __init__(self, *, quiet: bool) -> None:
@@ -128,17 +128,17 @@ class Progress:
         self._live = is_terminal(self._stream)
         self._drawn, self._part = 0.0, ("", "")
 
-    def show(self, told: Told) -> None:
+    def show(self, step: MoveProgress) -> None:
         """Show it, unless it was shown a moment ago."""
-        part, now = (str(told.info), told.what), time.monotonic()
+        part, now = (str(step.info), step.what), time.monotonic()
         if self._quiet or (part == self._part and not (self._live and now - self._drawn >= REDRAW)):
             return
         self._part, self._drawn = part, now
         if self._live:
-            done = f"{number(told.done)} of {counted(told.total, 'row')}"
-            tell(self._stream, f"{ERASE}{told.info}: {told.what} {done}")
+            done = f"{number(step.done)} of {counted(step.total, 'row')}"
+            tell(self._stream, f"{ERASE}{step.info}: {step.what} {done}")
         else:
-            tell(self._stream, f"{told.info}: {told.what} {counted(told.total, 'row')}\n")
+            tell(self._stream, f"{step.info}: {step.what} {counted(step.total, 'row')}\n")
 
     def clear(self) -> None:
         """Remove the line."""

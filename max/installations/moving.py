@@ -1,7 +1,7 @@
 """Moving: installations go from one project to another, from files to a database or back.
 
     freeze      the source refuses to be written; it answers all who read
-    copy        data and kept files, under a name at which nobody looks for an installation
+    copy        data and kept files, under a name by which no installation is found
     verify      every row of both is compared
     hand over   the target admits them: ONE STEP, which is a transaction, or the renaming of a folder
     lead        a whole project: its folder leads to the new place, by one replaced file
@@ -42,7 +42,7 @@ from .project_manager import ProjectManager
 BLOCK = 1 << 20  # bytes of a kept file that are copied at a time
 
 
-class Told(NamedTuple):
+class MoveProgress(NamedTuple):
     """How far a move is: ``what`` is done to an installation, and how many rows of how many are done."""
 
     info: InstallationInfo
@@ -69,7 +69,7 @@ class Planned(NamedTuple):
         return sum(table.rows for table in self.tables)
 
 
-Tell = Callable[[Told], None]
+Tell = Callable[[MoveProgress], None]
 
 
 def _nothing() -> None:
@@ -154,7 +154,7 @@ class Move:
 
     # -- doing it
 
-    def run(self, tell: Tell = lambda told: None) -> list[Planned]:
+    def run(self, tell: Tell = lambda step: None) -> list[Planned]:
         """Move them, and say what was moved; what a former run has begun is gone on with.
 
         After an error, or a kill, everything is answered by the place that did so before.
@@ -187,10 +187,10 @@ class Move:
             if tables:  # else it was never synced
                 with target.writer() as made:
                     moves.prepare(connection, made, tables)
-                moves.copy(connection, target, tables, _counted(one, "copying", tell))
+                moves.copy(connection, target, tables, _counting(one, "copying", tell))
                 moves.complete(connection, target, tables)
                 with moves.reading(target) as arrived:
-                    moves.verify(connection, arrived, tables, _counted(one, "verifying", tell))
+                    moves.verify(connection, arrived, tables, _counting(one, "verifying", tell))
         kept = self._source.kept_files(one.info)
         if kept is not None and target.file is not None:
             copy_files(kept, target.file.with_name(KEPT))
@@ -230,15 +230,15 @@ def _instead(new: dict[str, str], _: dict[str, str]) -> dict[str, str]:
     return new
 
 
-def _counted(one: Planned, what: str, tell: Tell) -> Callable[[int], None]:
+def _counting(one: Planned, what: str, tell: Tell) -> Callable[[int], None]:
     done = 0
 
-    def told(number: int) -> None:
+    def counted(number: int) -> None:
         nonlocal done
         done += number
-        tell(Told(one.info, what, done, one.rows))
+        tell(MoveProgress(one.info, what, done, one.rows))
 
-    return told
+    return counted
 
 
 def _is_own(project: ProjectManager, file: Path) -> bool:

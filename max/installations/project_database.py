@@ -39,7 +39,7 @@ from .database_credentials import DatabaseCredentials, sealed
 from .encryption import Keys, KeySource, keys_of_environment
 from .files import changed_names, version_of
 from .project_connectors import ProjectConnectors
-from .project_manager import Arrival, ProjectManager, name_of
+from .project_manager import MovedInstallation, ProjectManager, name_of
 
 if TYPE_CHECKING:
     from ..connector import Connector
@@ -417,17 +417,17 @@ class ProjectDatabase(ProjectManager):
 
     # -- moving
 
-    def leaving(self, info: InstallationInfo) -> Arrival:
+    def leaving(self, info: InstallationInfo) -> MovedInstallation:
         """All of an installation but its data."""
         with self._reading() as connection:
             one = _now(connection, info)
             stored = self.credentials(_info(one)).stored_in(connection)
-        return Arrival(_info(one), one.settings, stored)
+        return MovedInstallation(_info(one), one.settings, stored)
 
     def kept_files(self, info: InstallationInfo) -> None:
         """It has none."""
 
-    def check_arrival(self, arrival: Arrival) -> None:
+    def check_arrival(self, arrival: MovedInstallation) -> None:
         """ProjectError when its name or its schema is taken, or there is no key for its secrets."""
         self.refuse_foreign()
         if arrival.secrets.secrets:
@@ -451,7 +451,7 @@ class ProjectDatabase(ProjectManager):
         """The data of an installation that is to come."""
         return PostgresDatabase(self._url, f"{self._schema}__arriving_{info.id}"[:LONGEST])
 
-    def admit(self, arrivals: Sequence[Arrival]) -> None:
+    def admit(self, arrivals: Sequence[MovedInstallation]) -> None:
         """Their rows, their secrets, and the names of their schemas, in one transaction."""
         keys = self._all_keys() if any(one.secrets.secrets for one in arrivals) else None
         with self._writing() as connection:

@@ -55,7 +55,7 @@ from .files import (
     write_file,
 )
 from .project_connectors import ProjectConnectors
-from .project_manager import Arrival, ProjectManager, name_of
+from .project_manager import MovedInstallation, ProjectManager, name_of
 
 if TYPE_CHECKING:
     from ..connector import Connector
@@ -537,7 +537,7 @@ class ProjectFolder(ProjectManager):
 
     # -- moving ----------------------------------------------------------------------------
 
-    def leaving(self, info: InstallationInfo) -> Arrival:
+    def leaving(self, info: InstallationInfo) -> MovedInstallation:
         """All of an installation but its data; MoveRefused when its file has what Max does not know."""
         data = read_object(self.file(info))
         if more := sorted(data.keys() - set(KNOWN)):
@@ -546,14 +546,14 @@ class ProjectFolder(ProjectManager):
                 hint="note it in another place, and take it out of the file",
             )
         now = read_installation(self._folder(info))
-        return Arrival(now, data.get("settings") or {}, self.credentials(now).stored())
+        return MovedInstallation(now, data.get("settings") or {}, self.credentials(now).stored())
 
     def kept_files(self, info: InstallationInfo) -> Path | None:
         """The folder beside its database, unless it is empty."""
         folder = self._folder(info) / KEPT
         return folder if folder.is_dir() and any(folder.iterdir()) else None
 
-    def check_arrival(self, arrival: Arrival) -> None:
+    def check_arrival(self, arrival: MovedInstallation) -> None:
         """ProjectError when its name is taken, or there is data under it."""
         info = arrival.info
         self.refuse_foreign()
@@ -577,7 +577,7 @@ class ProjectFolder(ProjectManager):
     def _arriving(self, info: InstallationInfo) -> Path:
         return self._installations / f"{ARRIVING}-{info.id}"
 
-    def admit(self, arrivals: Sequence[Arrival]) -> None:
+    def admit(self, arrivals: Sequence[MovedInstallation]) -> None:
         """Give each folder its name, in one step, when everything is in it."""
         with self._writing():
             for one in arrivals:
@@ -586,7 +586,7 @@ class ProjectFolder(ProjectManager):
                 self.arriving(one.info)
                 self._admit(one, self._arriving(one.info))
 
-    def _admit(self, one: Arrival, staged: Path) -> None:
+    def _admit(self, one: MovedInstallation, staged: Path) -> None:
         folder, at = self._folder(one.info), datetime.fromtimestamp(one.info.connected_at, UTC)
         values = {
             "connector": one.info.connector,

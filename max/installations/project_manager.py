@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Revise: TypeAlias = Callable[[InstallationInfo, StoredSecrets], OnboardingResult]
 
 
-class Arrival(NamedTuple):
+class MovedInstallation(NamedTuple):
     """All of an installation but its data: what another project needs to have it.
 
     ``settings`` are as they were written, also those that this version does not know.
@@ -172,7 +172,7 @@ class ProjectManager(Protocol):
 
     # -- moving: an installation comes from another project, or goes there
 
-    def leaving(self, info: InstallationInfo) -> Arrival:
+    def leaving(self, info: InstallationInfo) -> MovedInstallation:
         """All of an installation but its data.
 
         MoveRefused when something is noted of it that only a folder holds; KeyMissing and KeyWrong.
@@ -181,13 +181,13 @@ class ProjectManager(Protocol):
     def kept_files(self, info: InstallationInfo) -> Path | None:
         """The folder of the contents that its connector has kept; None without any."""
 
-    def check_arrival(self, arrival: Arrival) -> None:
+    def check_arrival(self, arrival: MovedInstallation) -> None:
         """ProjectError when it cannot come: its name is taken, or there is no key for its secrets."""
 
     def arriving(self, info: InstallationInfo) -> Database:
-        """The data of an installation that is to come, under a name at which nobody looks for one."""
+        """The data of an installation that is to come, under a name by which none is found."""
 
-    def admit(self, arrivals: Sequence[Arrival]) -> None:
+    def admit(self, arrivals: Sequence[MovedInstallation]) -> None:
         """Have the installations that were to come, with their data: the step that makes them be here.
 
         On a server it is one transaction for all; in a folder the renaming of a folder for each.

@@ -16,7 +16,7 @@ is gone on with by doing it again: what is there is read, and not written.
     target    1 Ada, 2 Bob |              |
     again     equal        | written      | written, and nothing is behind 5
 
-**What is not copied** is made anew, in the words of the target: views, indexes, triggers, and the index of
+**What is not copied** is made again, in the words of the target: views, indexes, triggers, and the index of
 texts.  What users made in the database is refused by name, since no other database may understand it.
 
 Rule: no statement here knows which database it is for.  Everything is read in the order of keys, and never
@@ -25,7 +25,6 @@ held as a whole.
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,7 +38,7 @@ from ..model.values import Kind
 from . import catalogue, change_log, event_log, full_text, inbox, provenance, quarantine, schedules, sync_log
 from . import table_writer as engine
 from .catalogue import has_part, is_catalogued, migrate
-from .database import MOVING, TRUE, Connection, Database, quoted
+from .database import MOVING, TRUE, Connection, Database, decoding, quoted
 from .ddl import build_indexes, create_views
 from .rows import MOVED
 from .table_writer import TableWriter
@@ -88,7 +87,7 @@ class CopiedTable(NamedTuple):
         return f"{self.name} {', '.join(str(values[name]) for name in self.key)}".strip()
 
 
-Told = Callable[[int], None]  # is told of each so many rows that are done
+Counted = Callable[[int], None]  # is called with each so many rows that are done
 
 
 # -- while it moves ----------------------------------------------------------------------------
@@ -212,14 +211,18 @@ def _versions(connection: Connection) -> dict[str, int]:
 
 def _entities(connection: Connection) -> dict[str, tuple[str, dict[str, str]]]:
     """The table of each entity, hidden ones included, and the kind of each of its fields."""
-    schema = read_schema(connection)
+    schema: Any = read_schema(connection)
     if schema is None:
         return {}
-    connector = json.loads(json.dumps(schema)).get("connector", "")
-    found: dict[str, tuple[str, dict[str, str]]] = {}
+    with decoding("schema"):
+        connector, names = schema["connector"], [one["name"] for one in schema["entities"]]
+    names += [name for (name,) in connection.execute("SELECT DISTINCT entity FROM _max_hidden")]
+    found: dict[str, tuple[str, dict[str, str]]] = {
+        name: (f"_{table_name(connector, name)}", {}) for name in names
+    }
     for entity, field, kind in connection.execute("SELECT entity, field, kind FROM _max_field"):
         found.setdefault(entity, (f"_{table_name(connector, entity)}", {}))[1][field] = kind
-    return found
+    return {name: one for name, one in found.items() if connection.dialect.columns(connection, one[0])}
 
 
 def _copied(connection: Connection, name: str, entity: str, fields: Mapping[str, str] | None) -> CopiedTable:
@@ -339,7 +342,7 @@ def _same(some: Sequence[Sequence[Any]], others: Sequence[Sequence[Any]]) -> boo
     )
 
 
-def copy(source: Connection, target: Database, tables: Sequence[CopiedTable], told: Told) -> None:
+def copy(source: Connection, target: Database, tables: Sequence[CopiedTable], counted: Counted) -> None:
     """Make the rows of the target those of the source, some pages in a transaction.
 
     What is equal already is not written.  MoveRefused names a row that the target does not take.
@@ -350,7 +353,7 @@ def copy(source: Connection, target: Database, tables: Sequence[CopiedTable], to
             for table, page in some:
                 if not _same(_there(connection, table, page), page.rows):
                     _replace(connection, table, page)
-        told(sum(len(page.rows) for _, page in some))
+        counted(sum(len(page.rows) for _, page in some))
 
 
 def _replace(connection: Connection, table: CopiedTable, page: _Page) -> None:
@@ -409,7 +412,7 @@ def complete(source: Connection, target: Database, tables: Sequence[CopiedTable]
 # -- proving -----------------------------------------------------------------------------------
 
 
-def verify(source: Connection, target: Connection, tables: Sequence[CopiedTable], told: Told) -> int:
+def verify(source: Connection, target: Connection, tables: Sequence[CopiedTable], counted: Counted) -> int:
     """Compare every row of both, in the order of keys; how many there are.
 
     MoveRefused names the first one that is not equal in value and type.
@@ -421,7 +424,7 @@ def verify(source: Connection, target: Connection, tables: Sequence[CopiedTable]
             if not _same(there, page.rows):
                 raise _difference(table, page.rows, there)
             number += len(page.rows)
-            told(len(page.rows))
+            counted(len(page.rows))
     return number
 
 
