@@ -197,13 +197,13 @@ class Move:
 
     def _hand_over(self, planned: Sequence[Planned], coming: Sequence[Planned]) -> None:
         """The step, and what follows it."""
-        arrivals = [self._source.leaving(one.info) for one in coming]
+        leaving = [self._source.leaving(one.info) for one in coming]
         for one in coming:
             with self._source.writable_database(one.info).writer() as connection:
                 moves.note_handing_over(connection)
-        self._target.admit(arrivals)
+        self._target.admit(leaving)
         self._places.lead()
-        given = {one.info.id: one.secrets for one in arrivals}
+        given = {one.info.id: one.secrets for one in leaving}
         for one in planned:
             with self._source.credentials(one.info).blocking_renewal_lock():
                 now = self._source.leaving(one.info).secrets

@@ -427,14 +427,14 @@ class ProjectDatabase(ProjectManager):
     def kept_files(self, info: InstallationInfo) -> None:
         """It has none."""
 
-    def check_arrival(self, arrival: MovedInstallation) -> None:
+    def check_arrival(self, one: MovedInstallation) -> None:
         """ProjectError when its name or its schema is taken, or there is no key for its secrets."""
         self.refuse_foreign()
-        if arrival.secrets.secrets:
+        if one.secrets.secrets:
             self._all_keys()
         if self._main.is_there():
             with self._reading() as connection:
-                self._check_arrival(connection, arrival.info)
+                self._check_arrival(connection, one.info)
 
     def _check_arrival(self, connection: Connection, info: InstallationInfo) -> None:
         known, place = rows.installations(connection), self._place(info)
@@ -451,11 +451,11 @@ class ProjectDatabase(ProjectManager):
         """The data of an installation that is to come."""
         return PostgresDatabase(self._url, f"{self._schema}__arriving_{info.id}"[:LONGEST])
 
-    def admit(self, arrivals: Sequence[MovedInstallation]) -> None:
+    def admit(self, coming: Sequence[MovedInstallation]) -> None:
         """Their rows, their secrets, and the names of their schemas, in one transaction."""
-        keys = self._all_keys() if any(one.secrets.secrets for one in arrivals) else None
+        keys = self._all_keys() if any(one.secrets.secrets for one in coming) else None
         with self._writing() as connection:
-            for info, settings, given in arrivals:
+            for info, settings, given in coming:
                 self._check_arrival(connection, info)
                 place, config = self._place(info), dict(info.config)
                 if rows.has_schema(connection, staged := self.arriving(info).schema):

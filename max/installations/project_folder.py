@@ -553,9 +553,9 @@ class ProjectFolder(ProjectManager):
         folder = self._folder(info) / KEPT
         return folder if folder.is_dir() and any(folder.iterdir()) else None
 
-    def check_arrival(self, arrival: MovedInstallation) -> None:
+    def check_arrival(self, one: MovedInstallation) -> None:
         """ProjectError when its name is taken, or there is data under it."""
-        info = arrival.info
+        info = one.info
         self.refuse_foreign()
         self.free_name(info.connector, info.name)
         if os.path.lexists(self._folder(info)):
@@ -577,12 +577,12 @@ class ProjectFolder(ProjectManager):
     def _arriving(self, info: InstallationInfo) -> Path:
         return self._installations / f"{ARRIVING}-{info.id}"
 
-    def admit(self, arrivals: Sequence[MovedInstallation]) -> None:
+    def admit(self, coming: Sequence[MovedInstallation]) -> None:
         """Give each folder its name, in one step, when everything is in it."""
         with self._writing():
-            for one in arrivals:
+            for one in coming:
                 self.check_arrival(one)
-            for one in arrivals:
+            for one in coming:
                 self.arriving(one.info)
                 self._admit(one, self._arriving(one.info))
 

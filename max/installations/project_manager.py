@@ -181,13 +181,13 @@ class ProjectManager(Protocol):
     def kept_files(self, info: InstallationInfo) -> Path | None:
         """The folder of the contents that its connector has kept; None without any."""
 
-    def check_arrival(self, arrival: MovedInstallation) -> None:
+    def check_arrival(self, one: MovedInstallation) -> None:
         """ProjectError when it cannot come: its name is taken, or there is no key for its secrets."""
 
     def arriving(self, info: InstallationInfo) -> Database:
         """The data of an installation that is to come, under a name by which none is found."""
 
-    def admit(self, arrivals: Sequence[MovedInstallation]) -> None:
+    def admit(self, coming: Sequence[MovedInstallation]) -> None:
         """Have the installations that were to come, with their data: the step that makes them be here.
 
         On a server it is one transaction for all; in a folder the renaming of a folder for each.
