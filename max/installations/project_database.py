@@ -449,7 +449,8 @@ class ProjectDatabase(ProjectManager):
 
     def arriving(self, info: InstallationInfo) -> PostgresDatabase:
         """The data of an installation that is to come."""
-        return PostgresDatabase(self._url, f"{self._schema}__arriving_{info.id}"[:LONGEST])
+        schema = f"{self._schema}__arriving_{info.id}"[:LONGEST]
+        return PostgresDatabase(self._url, schema, pool=self._pool, reader=f"{self._schema}_reader")
 
     def admit(self, coming: Sequence[MovedInstallation]) -> None:
         """Their rows, their secrets, and the names of their schemas, in one transaction."""
