@@ -32,7 +32,15 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import ConnectorError, MaxError, MoveRefused, ProjectError, StorageEmpty, UsageError
+from ..errors import (
+    ConnectorError,
+    MaxError,
+    MoveRefused,
+    ProjectError,
+    StorageEmpty,
+    UnknownName,
+    UsageError,
+)
 from ..model.settings import InstallationInfo
 from ..storage import audit_log, moves
 from ..storage.moves import CopiedTable, Mark
@@ -140,17 +148,12 @@ class Move:
 
     def _check_connector(self, info: InstallationInfo) -> None:
         """MoveRefused when the target would have no such connector, or another one of its name."""
-        with suppress(ConnectorError):
-            files = self._source.connector_files(info)
-            try:
-                there = self._target.connector_files(info)
-            except ConnectorError:
-                there = []
-            if _is_own(self._source, files[0]) and not (there and _is_own(self._target, there[0])):
-                raise MoveRefused(
-                    f"{info} uses the project's own connector {files[0]}, which {self._target.address} lacks",
-                    hint="move the whole project, or put the connector where all projects find it",
-                )
+        file = _own_connector(self._source, info)
+        if file is not None and _own_connector(self._target, info) is None:
+            raise MoveRefused(
+                f"{info} uses the project's own connector {file}, which {self._target.address} lacks",
+                hint="move the whole project, or put the connector where all projects find it",
+            )
 
     # -- doing it
 
@@ -241,8 +244,13 @@ def _counting(one: Planned, what: str, tell: Tell) -> Callable[[int], None]:
     return counted
 
 
-def _is_own(project: ProjectManager, file: Path) -> bool:
-    return project.root is not None and file.is_relative_to(project.root / CONNECTORS)
+def _own_connector(project: ProjectManager, info: InstallationInfo) -> Path | None:
+    """The file of the connector in the project's own folder; None when it is not from there."""
+    with suppress(ConnectorError, UnknownName):
+        file = project.connector_files(info)[0]
+        if project.root is not None and file.is_relative_to(project.root / CONNECTORS):
+            return file
+    return None
 
 
 # -- taking it back ----------------------------------------------------------------------------

@@ -187,7 +187,7 @@ def survey(connection: Connection) -> list[CopiedTable]:
             names |= set(CREATED.findall(script))
             names -= set(DROPPED.findall(script))
     names = {one for one in names if not one.startswith(INDEX)}
-    known = {*names, *own, *UNCOPIED}
+    known = {*names, *own, *UNCOPIED, "_max_migration"}
     unknown = [one for one in _tables(connection) if one not in known and not one.startswith(INDEX)]
     if unknown:
         raise StorageNewer(f"this Max does not know the tables {', '.join(unknown)}", hint="upgrade Max")

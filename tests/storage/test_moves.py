@@ -32,7 +32,7 @@ from tests.test_upstream_histories import HISTORIES
 from tests.upstream_world import ALLOWED, RIGHT, History, Sync, World
 from tests.versions import made
 
-HISTORIES_MOVED = int(os.environ.get("MAX_MOVES", "4"))  # that are drawn; each is moved there and back
+HISTORIES_MOVED = int(os.environ.get("MAX_MOVES", "3"))  # that are drawn; each is moved there and back
 NAMES = ("Ada", "Bob", "Cyd", "Dan", "Eve")
 
 

@@ -1,0 +1,521 @@
+"""Moving: an installation is whole in one place, whatever happens to the move."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from max.errors import (
+    KeyMissing,
+    KeyWrong,
+    MaxError,
+    MoveRefused,
+    ProjectError,
+    StorageError,
+    StorageMoving,
+    StorageNewer,
+    StorageUnreachable,
+    SyncRunning,
+    UsageError,
+)
+from max.installations import moving
+from max.installations.audit import audit_rows, check_audit
+from max.installations.encryption import new_key
+from max.installations.moving import moving_to, undo
+from max.installations.project_database import ProjectDatabase
+from max.installations.project_folder import ProjectFolder
+from max.installations.project_manager import ProjectManager
+from max.installations.projects import find_project, move_of, unopened
+from max.model.settings import InstallationInfo
+from max.model.tasks import Status
+from max.project import Project
+from max.storage import moves, sqlite
+from max.storage import postgres as postgres_module
+from max.storage.database import Database, quoted
+from max.storage.postgres import PostgresDatabase
+from tests.command_line import prepare, take
+from tests.postgres_server import shared_url
+
+NOW = 1_700_000_000.0
+KILLS = int(os.environ.get("MAX_KILLS", "2"))  # in each direction
+POINTS = 60  # that a move has, at most, at which it can be killed: see ``die_at``
+numbers = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with the demo, which was synced."""
+    return prepare(tmp_path_factory.mktemp("prepared"), "init", "sync acme:default -q")
+
+
+@pytest.fixture
+def home(prepared: Path, tmp_path: Path) -> Path:
+    """A copy of it, with another installation that has secrets, and was never synced."""
+    take(prepared, tmp_path / "home")
+    info = folder_at(tmp_path / "home").add(
+        "acme", "other", {"seed": 2}, {"token": "very-secret"}, now=NOW, destination="https://a.example"
+    )
+    folder_at(tmp_path / "home").change_settings(info, history_days=5)
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def key(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A key in the environment."""
+    monkeypatch.setenv("MOVE_KEYS", new_key())
+    monkeypatch.setenv("MAX_KEY", "env:MOVE_KEYS")
+    return os.environ["MOVE_KEYS"]
+
+
+@pytest.fixture
+def url(key: str) -> Iterator[str]:
+    """The URL of a project that is not made yet."""
+    server, schema = shared_url(), f"m{os.getpid()}x{next(numbers)}"
+    yield f"{server}#{schema}"
+    drop_schemas(server, schema)
+
+
+def drop_schemas(server: str, schema: str) -> None:
+    """Drop a project with all that is in it."""
+    with PostgresDatabase(server, "public").writer() as connection:
+        sql = "SELECT nspname FROM pg_namespace WHERE nspname = ? OR starts_with(nspname, ?)"
+        for (name,) in connection.execute(sql, (schema, f"{schema}_")).fetchall():
+            connection.execute(f'DROP SCHEMA "{name}" CASCADE')
+
+
+def folder_at(path: Path) -> ProjectFolder:
+    return ProjectFolder(path, trusted=True)
+
+
+def project_at(path: Path) -> ProjectManager:
+    """The project to which a folder leads."""
+    return find_project(path, trusted=True)
+
+
+def moved(project: ProjectManager, to: str | Path, *names: str) -> list[str]:
+    """Move installations, or the whole project; their names."""
+    chosen = [project.target(name) for name in names] or None
+    return [str(one.info) for one in move_of(project, str(to), chosen).run()]
+
+
+def content(database: Database) -> dict[str, list[tuple[Any, ...]]]:
+    """Every row of every table that is moved."""
+    with database.reader() as connection:
+        found = {}
+        for table in moves.survey(connection):
+            columns = ", ".join(map(quoted, table.columns))
+            rows = connection.execute(f"SELECT {columns} FROM {quoted(table.name)}").fetchall()
+            found[table.name] = sorted(rows, key=repr)
+        return found
+
+
+def data_of(project: ProjectManager, name: str = "acme:default") -> dict[str, list[tuple[Any, ...]]]:
+    return content(project.database(project.target(name)))
+
+
+def known(project: ProjectManager) -> list[tuple[InstallationInfo, dict[str, str]]]:
+    """The installations with their secrets."""
+    return [(info, project.credentials(info).read()) for info in project.installations()]
+
+
+def files_below(folder: Path) -> list[str]:
+    return sorted(str(one.relative_to(folder)) for one in folder.rglob("*") if one.is_file())
+
+
+# -- a project, and one installation
+
+
+@pytest.mark.postgres
+def test_a_project_moves_into_a_database_and_back_as_it_was(home: Path, url: str) -> None:
+    before, data = known(project_at(home)), data_of(project_at(home))
+    assert moved(project_at(home), url) == ["acme:default", "acme:other"]
+    there = project_at(home)
+    assert isinstance(there, ProjectDatabase)
+    assert (known(there), data_of(there)) == (before, data)
+    assert files_below(home / ".max") == [".gitignore", "project.json"]
+    assert not there.has_data(there.target("acme:other"))
+    assert check_audit(there).problems == ()
+    actions = [row.action for row in audit_rows(there)]
+    assert actions[0] == "init"
+    assert actions.count("move") == 3  # the project's, and one for each installation that came
+    assert moved(there, home) == ["acme:default", "acme:other"]
+    back = project_at(home)
+    assert isinstance(back, ProjectFolder)
+    assert (known(back), data_of(back)) == (before, data)
+    assert there.installations() == []
+    assert check_audit(back).problems == ()
+    assert [row.action for row in audit_rows(back)].count("move") == 6
+    secrets = home / ".max/installations/acme/other/credentials.json"
+    assert stat.S_IMODE(secrets.stat().st_mode) == 0o600
+    assert "leading" not in (home / ".max/project.json").read_text()
+
+
+@pytest.mark.postgres
+def test_no_secret_is_in_the_database_and_none_is_left_on_the_disk(home: Path, url: str) -> None:
+    moved(project_at(home), url)
+    server, _, schema = url.partition("#")
+    with PostgresDatabase(server, schema).reader() as connection:
+        rows = connection.execute("SELECT * FROM credential").fetchall()
+    assert rows
+    assert "very-secret" not in str(rows) + str(audit_rows(project_at(home)))
+    assert not any(b"very-secret" in one.read_bytes() for one in home.rglob("*") if one.is_file())
+
+
+@pytest.mark.postgres
+def test_one_installation_moves_alone_and_the_others_stay(home: Path, url: str) -> None:
+    data = data_of(project_at(home))
+    assert moved(project_at(home), url, "acme:default") == ["acme:default"]
+    here, there = project_at(home), ProjectDatabase.open(url)
+    assert isinstance(here, ProjectFolder)
+    assert [str(one) for one in here.installations()] == ["acme:other"]
+    assert data_of(there) == data
+    for project in (here, there):
+        assert [row.action for row in audit_rows(project)].count("move") == 1
+    with pytest.raises(UsageError, match=r"it is in .* already"):
+        moved(there, url)
+
+
+@pytest.mark.postgres
+def test_an_unfinished_sync_goes_on_in_the_other_place(tmp_path: Path, url: str) -> None:
+    begun: list[str] = []
+    resumed: list[str] = []
+    size = {"workspaces": 1, "projects": 3, "tasks": 40, "users": 6, "page_size": 5}
+
+    async def paused(project: Project[Any]) -> Status:
+        runtime = await project.ensure("acme", **size)
+        handle = await runtime.sync()
+        await handle.pause()
+        begun.append(handle.id)
+        return (await handle.completion()).status
+
+    async def whole(project: Project[Any]) -> Status:
+        runtime = await project.runtime("acme")
+        handle = await runtime.sync()  # goes on with the one that is paused
+        resumed.append(handle.id)
+        return (await handle.completion()).status
+
+    async def run(place: Path | str, work: Callable[[Project[Any]], Any], *, create: bool = False) -> Any:
+        async with Project[Any].open(place, create=create, trusted=True) as project:
+            return await work(project)
+
+    def rows(project: ProjectManager) -> dict[str, list[Any]]:
+        with project.database(project.target("acme")).reader() as connection:
+            return {
+                one: connection.execute(f"SELECT * FROM {one} ORDER BY id").fetchall()
+                for one in ("acme_task", "acme_user", "acme_project", "acme_file")
+            }
+
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder in (one, other):
+        folder.mkdir()
+    assert asyncio.run(run(one, paused, create=True)) is Status.PAUSED
+    moved(project_at(one), url)
+    assert asyncio.run(run(url, whole)) is Status.COMPLETED
+    moved(project_at(one), one)
+    asyncio.run(run(other, paused, create=True))
+    assert asyncio.run(run(other, whole)) is Status.COMPLETED
+    assert begun == resumed
+    found = rows(project_at(one))
+    assert len(found["acme_task"]) > 20
+    assert found == rows(project_at(other))
+
+
+def test_a_folder_moves_into_another_one_with_the_contents_that_were_kept(home: Path, tmp_path: Path) -> None:
+    data, target = data_of(project_at(home)), tmp_path / "target"
+    kept = home / ".max/installations/acme/default/files"
+    name = hashlib.sha256(b"content").hexdigest()
+    (kept / name[:2]).mkdir(parents=True)
+    (kept / name[:2] / name).write_bytes(b"content")
+    (kept / name[:2] / f".{name}.left").write_bytes(b"half")
+    assert moved(project_at(home), target, "acme:default") == ["acme:default"]
+    assert data_of(project_at(target)) == data
+    assert files_below(target / ".max/installations/acme/default/files") == [f"{name[:2]}/{name}"]
+    assert moved(project_at(target), home, "acme:default") == ["acme:default"]
+    assert data_of(project_at(home)) == data
+    (kept / name[:2] / name).write_bytes(b"damaged")
+    with pytest.raises(MoveRefused, match="is not the content that its name says"):
+        moved(project_at(home), target, "acme:default")
+
+
+def test_secrets_that_are_renewed_while_it_is_handed_over_are_those_that_arrive(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admit, source = ProjectFolder.admit, project_at(home)
+    info = source.target("acme:other")
+
+    def renewing(self: ProjectFolder, coming: Any) -> None:
+        admit(self, coming)
+        source.credentials(info).change(lambda kept: kept | {"token": "renewed"})
+
+    monkeypatch.setattr(ProjectFolder, "admit", renewing)
+    moved(source, tmp_path / "target", "acme:other")
+    there = project_at(tmp_path / "target")
+    assert there.credentials(info).read() == {"token": "renewed"}
+
+
+# -- what is refused, before anything is written
+
+
+def refused(home: Path, to: str | Path, error: type[MaxError], words: str, *names: str) -> None:
+    """A move is refused, and everything is where it was and as it was."""
+    before = data_of(folder_at(home))
+    with pytest.raises(error, match=words):
+        moved(folder_at(home), to, *names)
+    here = folder_at(home)
+    assert data_of(here) == before
+    assert [moving_to(here, info) for info in here.installations()] == [None] * len(here.installations())
+    with here.writable_database(here.target("acme:default")).writer() as connection:
+        connection.execute("UPDATE _max_source SET source = source")
+
+
+@pytest.mark.postgres
+def test_without_a_key_or_with_another_one_nothing_is_moved(
+    home: Path, url: str, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MAX_KEY")
+    refused(home, url, KeyMissing, "no key is given")
+    assert not PostgresDatabase(url.partition("#")[0], url.partition("#")[2]).is_there()
+    monkeypatch.setenv("MAX_KEY", "env:MOVE_KEYS")
+    moved(folder_at(home), url)
+    monkeypatch.setenv("MOVE_KEYS", new_key())
+    with pytest.raises(KeyWrong):
+        moved(project_at(home), home)
+    monkeypatch.setenv("MOVE_KEYS", key)
+    assert len(project_at(home).installations()) == 2
+    assert files_below(home / ".max") == [".gitignore", "project.json"]
+
+
+@pytest.mark.postgres
+def test_a_database_that_has_one_of_that_name_or_its_data_is_refused(
+    home: Path, url: str, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(home, tmp_path / "copy")
+    there = ProjectDatabase.open(url, create=True)
+    info = there.add("acme", "default", {}, {}, now=NOW)
+    refused(home, url, ProjectError, "the name acme:default is taken")
+    with there.writable_database(info).writer() as connection:
+        connection.execute("CREATE TABLE kept (a INTEGER)")
+    there.remove(info, keep_data=True)
+    refused(home, url, MoveRefused, "is there already: data that was kept")
+    there.database(info).delete()
+    moved(folder_at(home), url)
+    refused(copy, url, ProjectError, "is taken")  # a copy with the same ids is not taken for what was moved
+
+
+def test_a_folder_that_has_one_of_that_name_or_its_data_is_refused(home: Path, tmp_path: Path) -> None:
+    target = ProjectFolder.init(tmp_path / "target")
+    info = target.add("acme", "default", {}, {}, now=NOW)
+    refused(home, target.root, ProjectError, "the name acme:default is taken")
+    with target.writable_database(info).writer() as connection:
+        connection.execute("CREATE TABLE kept (a INTEGER)")
+    target.remove(info, keep_data=True)
+    refused(home, target.root, MoveRefused, "is there already: data that was kept")
+
+
+@pytest.mark.postgres
+def test_contents_in_files_and_a_connector_of_its_own_are_refused_where_there_are_none(
+    home: Path, url: str
+) -> None:
+    kept = home / ".max/installations/acme/default/files/ab"
+    kept.mkdir(parents=True)
+    (kept / "abc").touch()
+    refused(home, url, MoveRefused, "has contents in files", "acme:default")
+    shutil.rmtree(kept.parent)
+    (home / "connectors").mkdir()
+    (home / "connectors" / "max_own.py").touch()
+    folder_at(home).add("own", None, {}, {}, now=NOW)
+    refused(home, url, MoveRefused, "uses the project's own connector", "own")
+    assert len(moved(folder_at(home), url)) == 3  # the folder that leads there has it
+
+
+@pytest.mark.postgres
+def test_a_server_that_is_not_there_or_has_the_project_of_a_newer_max_is_refused(
+    home: Path, url: str
+) -> None:
+    refused(home, "postgresql://x@/y?host=/nowhere", StorageUnreachable, "nowhere")
+    refused(home, "postgresql://x:secret@h/y", UsageError, "a password in a URL")
+    ProjectDatabase.open(url, create=True)
+    server, _, schema = url.partition("#")
+    with PostgresDatabase(server, schema).writer() as connection:
+        connection.execute("INSERT INTO _max_migration VALUES ('project', 9, 'x')")
+    refused(home, url, StorageNewer, "newer than this Max")
+
+
+def test_what_is_running_damaged_or_noted_in_files_alone_is_refused(home: Path, tmp_path: Path) -> None:
+    here, target = folder_at(home), tmp_path / "target"
+    info = here.target("acme:default")
+    worker = "a/b/c/1/1/x"
+    with here.writable_database(info).writer() as connection:
+        connection.execute("UPDATE _max_sync SET state = 'running', worker = ?", (worker,))
+        connection.execute("INSERT INTO _max_worker VALUES (?, unixepoch())", (worker,))
+    refused(home, target, SyncRunning, "is already running")
+    with here.writable_database(info).writer() as connection:
+        connection.execute("UPDATE _max_sync SET state = 'completed', worker = NULL")
+    file = here.file(info)
+    text = file.read_text()
+    file.write_text(json.dumps({**json.loads(text), "note": "mine"}))
+    refused(home, target, MoveRefused, "has note, which would be lost")
+    file.write_text(text)
+    here.file(here.target("acme:other")).write_text("{")
+    with pytest.raises(ProjectError, match="is broken"):
+        moved(here, target)
+    assert not target.exists()
+    with pytest.raises(UsageError, match="it is in"):
+        moved(here, home)
+
+
+def test_a_disk_that_is_full_leaves_everything_where_it_was(home: Path, tmp_path: Path) -> None:
+    data, (soft, hard) = data_of(folder_at(home)), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, hard))
+    try:
+        with pytest.raises(StorageError):
+            moved(folder_at(home), tmp_path / "target", "acme:default")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert data_of(folder_at(home)) == data
+    assert project_at(tmp_path / "target").installations() == []
+    moved(folder_at(home), tmp_path / "target", "acme:default")
+    assert data_of(project_at(tmp_path / "target")) == data
+
+
+# -- a move that was not finished
+
+
+def test_until_it_is_handed_over_a_move_can_be_taken_back(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, target = data_of(folder_at(home)), tmp_path / "target"
+    for name in ("_copy", "_hand_over"):
+        with monkeypatch.context() as broken:
+            broken.setattr(moving.Move, name, lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                moved(folder_at(home), target)
+    here = folder_at(home)
+    with pytest.raises(MoveRefused, match=r"is being moved to .*target already"):
+        moved(here, tmp_path / "another")
+    for info in here.installations():
+        mark = moving_to(here, info)
+        assert mark == (str(target), False)
+        with pytest.raises(StorageMoving), here.writable_database(info).writer() as connection:
+            connection.execute("INSERT INTO _max_migration VALUES ('a', 1, 'b')")
+        undo(here, info, mark, unopened(mark.target))
+        assert moving_to(here, info) is None
+    assert data_of(here) == data
+    assert not here.has_data(here.target("acme:other"))
+    assert [one for one in files_below(target) if "data.db" in one] == []
+    assert moved(here, tmp_path / "another") == ["acme:default", "acme:other"]
+
+
+def test_what_was_handed_over_is_not_taken_back_but_finished(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "target"
+    with monkeypatch.context() as broken:
+        broken.setattr(ProjectFolder, "remove", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            moved(folder_at(home), target)
+    here = folder_at(home)
+    info = here.target("acme:default")
+    mark = moving_to(here, info)
+    assert mark == (str(target), True)
+    with pytest.raises(MoveRefused, match=r"acme:default is in .*target already"):
+        undo(here, info, mark, unopened(mark.target))
+    assert [one.arrived for one in move_of(here, str(target), None).plan()] == [True, True]
+    assert moved(here, target) == ["acme:default", "acme:other"]
+    assert here.installations() == []
+    assert [str(one) for one in project_at(target).installations()] == ["acme:default", "acme:other"]
+
+
+# -- killed
+
+
+def die_at(nth: int) -> None:
+    """From now on end the process before its nth commit, or step on the disk, counted from 0."""
+    left = [nth]
+
+    def count() -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    connect, commit, replace = sqlite.connect, postgres_module._Session.commit, Path.replace
+    rename, unlink = Path.rename, Path.unlink
+
+    def watched(*args: Any, **named: Any) -> Any:
+        connection = connect(*args, **named)
+        connection.set_trace_callback(lambda sql: count() if sql == "COMMIT" else None)
+        return connection
+
+    def step(work: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*args: Any, **named: Any) -> Any:
+            count()
+            return work(*args, **named)
+
+        return counted
+
+    sqlite.connect = watched
+    postgres_module._Session.commit = step(commit)  # type: ignore[method-assign]
+    Path.replace, Path.rename, Path.unlink = step(replace), step(rename), step(unlink)  # type: ignore
+
+
+def killed_at(nth: int, home: Path, to: str | Path) -> bool:
+    """Move the whole project of a folder in a process that is killed at a point; whether it was."""
+    child = os.fork()
+    if child == 0:
+        try:
+            die_at(nth)
+            moved(project_at(home), to)
+        except BaseException as error:
+            os.write(2, repr(error).encode())
+            os._exit(1)
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+    return os.WIFSIGNALED(status)
+
+
+@pytest.mark.postgres
+def test_a_move_that_is_killed_anywhere_leaves_one_place_that_answers_and_goes_on(
+    home: Path, url: str
+) -> None:
+    before, data = known(folder_at(home)), data_of(folder_at(home))
+    draw, died = random.Random(KILLS), 0
+    for _ in range(KILLS):
+        for to in (url, str(home)):
+            nth = draw.randrange(POINTS)
+            died += killed_at(nth, home, to)
+            answering = project_at(home)
+            assert (known(answering), data_of(answering)) == (before, data), nth
+            if isinstance(answering, ProjectDatabase) == (to == url):
+                with answering.writable_database(before[0][0]).writer() as connection:  # it is handed over
+                    connection.execute("UPDATE _max_source SET source = source")
+            move_of(project_at(home), to, None).run() if not is_done(home, to) else None
+            answering = project_at(home)
+            assert isinstance(answering, ProjectDatabase) == (to == url)
+            assert (known(answering), data_of(answering)) == (before, data), nth
+            assert check_audit(answering).problems == ()
+            with answering.writable_database(before[0][0]).writer() as connection:
+                connection.execute("UPDATE _max_source SET source = source")
+    assert died
+
+
+def is_done(home: Path, to: str) -> bool:
+    """Whether a move has left nothing to do."""
+    try:
+        move_of(project_at(home), to, None).plan()
+    except UsageError:
+        return True
+    return False
