@@ -192,16 +192,16 @@ def test_one_installation_moves_alone_and_the_others_stay(home: Path, url: str) 
 def test_an_unfinished_sync_goes_on_in_the_other_place(tmp_path: Path, url: str) -> None:
     begun: list[str] = []
     resumed: list[str] = []
-    size = {"workspaces": 1, "projects": 3, "tasks": 40, "users": 6, "page_size": 5}
+    size: dict[str, Any] = {"workspaces": 1, "projects": 3, "tasks": 40, "users": 6, "page_size": 5}
 
-    async def paused(project: Project[Any]) -> Status:
-        runtime = await project.ensure("acme", **size)
+    async def paused(project: Project[Any]) -> Any:
+        runtime = await project.ensure("acme", "default", **size)
         handle = await runtime.sync()
         await handle.pause()
         begun.append(handle.id)
         return (await handle.completion()).status
 
-    async def whole(project: Project[Any]) -> Status:
+    async def whole(project: Project[Any]) -> Any:
         runtime = await project.runtime("acme")
         handle = await runtime.sync()  # goes on with the one that is paused
         resumed.append(handle.id)
