@@ -3,12 +3,16 @@
 A real daemon keeps two installations in step with services that change all the time, and a third whose
 connector kills its process.  Clients ask without a pause.  In the end every question must have had its
 answer, both databases must equal their sources, and the daemon must hold no more than at the beginning.
+
+The sources keep their size: a page or a count of more rows needs more memory, and that would hide a leak or
+look like one.  With ``--growing`` they grow, from 400 tasks to some 1,800 in ten minutes.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import os
 import random
 import subprocess
@@ -36,6 +40,7 @@ SOURCES = ("acme:one", "acme:two")
 CRASHING = "crashing:default"
 SAMPLES, LINES = 400, 20  # of what the daemon holds: taken, printed
 MORE = 4  # descriptors or threads that the medians may differ by: calls and syncs come and go
+NEW = 60  # new tasks that a source keeps: for each further one, another is deleted
 PAUSE = 0.05  # seconds between two changes of a source, and between two questions of a client
 CONNECTOR = '''
 """A connector that ends its process before its second page."""
@@ -118,9 +123,10 @@ def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.soak")
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--growing", action="store_true", help="let the sources grow")
     options = parser.parse_args(words)
     with tempfile.TemporaryDirectory(prefix="soak-") as folder, daemon(Path(folder)) as environment:
-        return asyncio.run(soak(Path(folder) / "p", environment, options.seconds, options.clients))
+        return asyncio.run(soak(Path(folder) / "p", environment, options))
 
 
 @contextmanager
@@ -150,8 +156,9 @@ def run(project: Path, environment: Mapping[str, str], *words: str) -> str:
     return done.stdout
 
 
-async def soak(project: Path, environment: Mapping[str, str], seconds: float, clients: int) -> int:
+async def soak(project: Path, environment: Mapping[str, str], options: argparse.Namespace) -> int:
     """Connect the sources, ask for so long, and judge."""
+    seconds, clients = options.seconds, options.clients
     async with AsyncExitStack() as running:
         services = [Service(Settings(projects=4, tasks=50, seed=seed)) for seed in (1, 2)]
         for name, service in zip(SOURCES, services, strict=True):
@@ -161,7 +168,7 @@ async def soak(project: Path, environment: Mapping[str, str], seconds: float, cl
         await asyncio.to_thread(run, project, environment, "connect", "crashing")
         tally, samples = Tally(), list[tuple[float, Sample, Sample]]()
         until = time.monotonic() + seconds
-        jobs = [change(one, until) for one in services]
+        jobs = [change(one, until, math.inf if options.growing else NEW) for one in services]
         jobs += [syncing(project, name, tally, until) for name in (*SOURCES, CRASHING)]
         jobs += [commands(project, environment, tally, until)]
         jobs += [asking(project, random.Random(n), tally, until) for n in range(max(1, clients - 4))]
@@ -177,14 +184,19 @@ async def soak(project: Path, environment: Mapping[str, str], seconds: float, cl
 # -- those who ask ---------------------------------------------------------------------------------
 
 
-async def change(service: Service, until: float) -> None:
-    """Change a source now and then: new tasks, other titles, tasks that are deleted."""
+async def change(service: Service, until: float, most: float) -> None:
+    """Change a source now and then: new tasks, other titles, tasks that are deleted.
+
+    ``most`` is the number of new tasks that it keeps.
+    """
     tenant, draw = service.tenant, random.Random(service.tenant.settings.seed)
     made: list[str] = []
     while time.monotonic() < until:
         project = f"w{draw.randint(1, 2)}-p{draw.randint(1, 4)}"
         kind = draw.random()
         if kind < 0.3:
+            if len(made) >= most:
+                tenant.delete(made.pop(draw.randrange(len(made))))
             made.append(tenant.create(KINDS["task"], project, {"title": f"new {tenant.position}"})["id"])
         elif kind < 0.45 and made:
             tenant.delete(made.pop(draw.randrange(len(made))))

@@ -69,7 +69,10 @@ async def things(parent: Ref[FlakyRoot], request: PageRequest, env: Env[Path]) -
 
 
 async def seed(place: Path, store: Store) -> SyncPlan:
-    """Refuses while there is a file ``refuse``."""
+    """Refuses while there is a file ``refuse``; waits for the end of a file ``wait``."""
+    (place / "seeding").touch()
+    while (place / "wait").exists():  # noqa: ASYNC110 - of another process
+        await asyncio.sleep(0.01)
     if (place / "refuse").exists():
         raise BadCredentials("the token is invalid")
     await store.store(FlakyRoot("root"))

@@ -24,6 +24,7 @@ from ..errors import Interrupted
 from ..model.sync_events import Event, Progress
 from ..model.tasks import SyncResult
 from ..project import Project
+from ..serve.streams import CallCancelled
 from ..upstream.recording import UpstreamAccess
 from . import streams
 from .console import console
@@ -78,7 +79,10 @@ class Foreground:
                 async with project:
                     runtime = await project.runtime(info.connector, info.name, recording=recording)
                     self._runtime = runtime
-                    self._handle = await begin(runtime)
+                    try:
+                        self._handle = await begin(runtime)
+                    except CallCancelled as cancelled:
+                        self._handle = await self._begun_elsewhere(cancelled)
                     return await self._completion(info, self._handle)
             except asyncio.CancelledError:
                 if not self._interruptions:
@@ -162,6 +166,19 @@ class Foreground:
             for number in taken:
                 loop.remove_signal_handler(number)
 
+    async def _begun_elsewhere(self, cancelled: CallCancelled) -> Sync:
+        """The sync that another process had begun before it knew of the interruption; it is paused."""
+        if not self._interruptions:
+            raise cancelled
+        await asyncio.wait([cancelled.answer], timeout=TICK)
+        if not cancelled.answer.done():
+            self._view.say(f"the daemon does not answer yet; {self._to_leave()}")
+        handle: Sync | None = await cancelled.answer
+        if handle is None:
+            raise cancelled
+        self._pause(handle)
+        return handle
+
     def _interrupt(self, main: asyncio.Task[SyncResult], number: signal.Signals) -> None:
         self._interruptions += 1
         self.exit_status = 128 + number
@@ -171,9 +188,15 @@ class Foreground:
         if running is None:
             main.cancel()
             return
-        at_once = "press Ctrl-C again" if number is signal.SIGINT else f"{number.name} again"
-        self._view.say(f"pausing after the requests under way; {at_once} to leave at once")
+        self._pause(running)
+
+    def _pause(self, running: Sync) -> None:
+        self._view.say(f"pausing after the requests under way; {self._to_leave()}")
         self._pausing = asyncio.create_task(running.pause())
+
+    def _to_leave(self) -> str:
+        again = "press Ctrl-C again" if self.exit_status == 128 + signal.SIGINT else "SIGTERM again"
+        return f"{again} to leave at once"
 
     def _begun(self) -> Sync | None:
         """The sync that has begun, though the call that began it has not returned yet."""

@@ -32,7 +32,8 @@ START = "start one: max daemon start"
 class Client(Methods):
     """Asks the methods of the process at the other end of a stream.
 
-    Several calls may be open at once.  Cancelling one ends the wait at once, and the call.  Errors are
+    Several calls may be open at once.  Cancelling one ends the wait at once, and the call; what changes
+    something raises CallCancelled, which knows whether that came too late.  Errors are
     those that the method raised there; ConnectionLost when the process ended before it answered.
     """
 
@@ -85,7 +86,7 @@ class Client(Methods):
 
     def _answer(self, method: Method, arguments: dict[str, Any]) -> Any:
         prompter: Prompter | None = arguments.pop(PROMPTER, None)
-        parts = self._connection.call(method.name, arguments, prompter)
+        parts = self._connection.call(method.name, arguments, prompter, changes=not method.reads)
         return Stream(_stream(parts)) if method.streams else _result(parts)
 
 

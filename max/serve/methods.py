@@ -29,7 +29,7 @@ from ..installations.actor import Actor, actor
 from ..model.middleware import Middleware, around
 from ..model.values import Json
 from .method import PROMPTER, Method, local, reads, writes
-from .streams import End, Stream
+from .streams import End, Stream, result_though_cancelled
 
 if TYPE_CHECKING:
     from ..core import InstallationInfo, Runtime, Sync
@@ -169,8 +169,15 @@ class Methods:
 
         facts = recordable({n: one for n, one in arguments.items() if n not in ("installation", PROMPTER)})
         what = str(arguments.get("installation", ""))
-        async with audited_call(self.project.folder, method.name, what, **facts):
-            return await self._written(method, arguments)
+        result = written = None
+        try:
+            async with audited_call(self.project.folder, method.name, what, **facts):
+                result = await self._written(method, arguments)
+                written = True
+        except asyncio.CancelledError:
+            if not written:
+                raise  # else its caller hears what was done, though it wants no more: a sync goes on
+        return result
 
     async def _written(self, method: Method, arguments: dict[str, Any]) -> Any:
         return await method.function(self, **arguments)
@@ -530,7 +537,8 @@ class Methods:
         from ..core import SyncOptions
 
         runtime = await self.project.runtime(installation)
-        return await runtime.sync(SyncOptions(*flags), discard_unfinished=discard, schedule=schedule)
+        beginning = runtime.sync(SyncOptions(*flags), discard_unfinished=discard, schedule=schedule)
+        return await result_though_cancelled(beginning)
 
     @writes
     async def retry_failed(
@@ -538,7 +546,7 @@ class Methods:
     ) -> str:
         """Begin a sync of just what failed in an earlier one, and return at once: its id."""
         runtime = await self.project.runtime(installation)
-        return (await runtime.retry_failed(sync)).id
+        return (await result_though_cancelled(runtime.retry_failed(sync))).id
 
     @reads
     def follow(

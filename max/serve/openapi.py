@@ -40,6 +40,17 @@ STREAM: Json = {
     "type": "string",
     "description": "server-sent events: the items, prompt for a question, end for the result or the error",
 }
+MESSAGES: Json = {PLAIN: {"schema": {"type": ["object", "array"]}}}  # of MCP: one, or several
+MCP: Mapping[str, Json] = {
+    "requestBody": {"required": True, "content": MESSAGES},
+    "responses": {
+        "200": {"description": "the answer", "content": MESSAGES},
+        "default": {
+            "description": "an error, of MCP or of HTTP",
+            "content": {PLAIN: {"schema": {"type": "object"}}},
+        },
+    },
+}
 ANY_OBJECT: Json = {"required": True, "content": {PLAIN: {"schema": {"type": "object"}}}}
 
 
@@ -57,7 +68,7 @@ OTHER_ROUTES: Mapping[str, Route] = {
     "/ready": Route("get", "whether the project can be read"),
     "/metrics": Route("get", "figures for Prometheus", TEXT),
     "/openapi.json": Route("get", "this description"),
-    "/mcp": Route("post", "a message of the Model Context Protocol", more={"requestBody": ANY_OBJECT}),
+    "/mcp": Route("post", "a message of the Model Context Protocol", more=MCP),
 }
 HOOKS: Mapping[str, Route] = {
     "/hooks/{installation}": Route(

@@ -21,7 +21,8 @@ message has a greatest size.  A call with a ``window`` sends no more events than
 taken, so that a slow reader of one stream delays nothing else on its connection; without a window the
 connection itself delays.
 
-Rule 3: cancelling ends the wait at once, and a client that goes away cancels its calls.  A client that
+Rule 3: cancelling ends the wait at once, and a client that goes away cancels its calls.  A call that is
+cancelled too late has its result, as rule 1 says, and who asked for a change can hear of it.  A client that
 takes nothing for ``patience`` seconds is dropped.
 
 Rule 4: a message that is wrong is answered in words, and the connection lives: the next line is the next
@@ -50,7 +51,7 @@ from ..errors import (
 from ..model.values import Json
 from .json_lines import CHUNK, LineSplitter, read_line, to_line
 from .methods import find_method
-from .streams import Stream
+from .streams import CallCancelled, Stream
 from .wire import Encoded, Wire
 
 if TYPE_CHECKING:
@@ -432,6 +433,7 @@ class ClientConnection:
         self._asked: dict[int, _Asked] = {}
         self._last = 0
         self._lost: MaxError | None = None
+        self._late: set[asyncio.Task[Any]] = set()  # that wait for what became of cancelled calls
         self._reading: asyncio.Task[None] | None = None
         self.version = ""  # of Max, at the other side
 
@@ -490,22 +492,30 @@ class ClientConnection:
         return found
 
     async def call(
-        self, name: str, params: Mapping[str, Json], prompter: Prompter | None = None
+        self,
+        name: str,
+        params: Mapping[str, Json],
+        prompter: Prompter | None = None,
+        *,
+        changes: bool = False,
     ) -> AsyncGenerator[tuple[str, Any], None]:
         """Ask a method: ``("event", …)`` for each event, and ``("result", …)`` at the end; or its error.
 
-        Closing the generator early cancels the call.
+        Closing the generator early cancels the call.  When what ``changes`` something is cancelled, it
+        raises CallCancelled.
         """
         if self._lost is not None:
             raise self._lost
         self._last += 1
         id, asked = self._last, _Asked()
         self._asked[id] = asked
-        ended, taken = False, 0
+        sent = ended = False
+        taken, answer = 0, None
         try:
             prompts = {"prompts": True} if prompter is not None else {}
             message = {"id": id, "method": name, "params": params, "window": WINDOW, **prompts}
             await self._messages.send(message)
+            sent = True
             while True:
                 came = await self._next(asked)
                 if isinstance(came, MaxError):
@@ -523,10 +533,34 @@ class ClientConnection:
                     if taken == WINDOW // 2:
                         await self._messages.send({"id": id, "took": taken})
                         taken = 0
+        except asyncio.CancelledError:
+            if not changes or not sent:
+                raise
+            answer = self._to_come(id, asked)
+            raise CallCancelled(answer) from None
         finally:
-            del self._asked[id]
+            if answer is None:
+                del self._asked[id]
             if not ended and self._lost is None:
                 self._forget(id)
+
+    def _to_come(self, id: int, asked: _Asked) -> asyncio.Task[Any]:
+        """What comes for a call that is cancelled: its result, if the other side had it first; else None."""
+
+        async def last() -> Any:
+            while not isinstance(came := await self._next(asked), MaxError):
+                if "result" in came:
+                    return self._decoded(came, "result")
+            return None
+
+        def done(answer: asyncio.Task[Any]) -> None:
+            del self._asked[id]
+            self._late.discard(answer)
+
+        answer = asyncio.create_task(last(), name="max-late")
+        self._late.add(answer)
+        answer.add_done_callback(done)
+        return answer
 
     async def _next(self, asked: _Asked) -> dict[str, Json] | MaxError:
         """The next message for a call; its error, or why none will come."""

@@ -31,6 +31,7 @@ from ..storage.leases import LEASE, SKEW
 from ..sync.events import Events
 from ..sync.task_graph import options_json
 from .client import Client
+from .streams import CallCancelled
 from .supervisor import Link, Supervisor
 
 if TYPE_CHECKING:
@@ -124,19 +125,31 @@ class RemoteRuntime(Runtime):
         by = {"schedule": schedule} if schedule else {}
         async with self.link.audited("sync", **options_json(options), **by):
             try:
-                id = await self.ask(lambda client: client.begin_sync(self.name, **given))
+                asking = self.ask(lambda client: client.begin_sync(self.name, **given))
+                return await self._begun_by(asking, schedule)
             except RunnerFailed:  # perhaps in the first task of a sync that had begun
                 unfinished = await self.link.unfinished()
                 if unfinished is None:
                     raise
-                id = unfinished
-        return self._begun(id, schedule)
+                return self._begun(unfinished, schedule)
 
     async def retry_failed(self, sync: str | None = None) -> RemoteSync:
         """Begin a sync of just what failed in the newest one, or in that of an id or its beginning."""
         async with self.link.audited("retry_failed", of=sync or ""):
-            id = await self.ask(lambda client: client.retry_failed(self.name, sync))
-        return self._begun(id, None)
+            return await self._begun_by(self.ask(lambda client: client.retry_failed(self.name, sync)), None)
+
+    async def _begun_by(self, asking: Awaitable[str], schedule: str | None) -> RemoteSync:
+        """The sync whose id comes; CallCancelled with it when it had begun before its caller gave up."""
+        try:
+            return self._begun(await asking, schedule)
+        except CallCancelled as cancelled:
+            answer = cancelled.answer
+
+            async def late() -> RemoteSync | None:
+                id: str | None = await answer
+                return None if id is None else self._begun(id, schedule)
+
+            raise CallCancelled(asyncio.create_task(late(), name=f"late sync of {self.name}")) from None
 
     def _begun(self, id: str, schedule: str | None) -> RemoteSync:
         latest = self._latest

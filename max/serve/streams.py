@@ -1,14 +1,39 @@
-"""Streams: answers that come in parts, and whose end is a result."""
+"""How answers come: in parts whose end is a result, or too late for a caller that has given up."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
-from typing import Generic, TypeVar
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from typing import Any, Generic, TypeVar
 
 from ..errors import ConnectionLost
 
 I = TypeVar("I")  # noqa: E741 - one item
 R = TypeVar("R")
+
+
+class CallCancelled(asyncio.CancelledError):
+    """A call of another process was cancelled, which ends the wait at once.
+
+    What was asked may have been done before the other process knew.  ``answer`` says so when it is awaited:
+    it comes to the call's result then, and to None when the call has done nothing.  A caller that does not
+    care lets it be.
+    """
+
+    def __init__(self, answer: asyncio.Task[Any]) -> None:
+        super().__init__()
+        self.answer = answer
+
+
+async def result_though_cancelled(asking: Awaitable[R]) -> R:
+    """The result of what asks another process, also when the cancellation came too late for it."""
+    try:
+        return await asking
+    except CallCancelled as cancelled:
+        result: R | None = await asyncio.shield(cancelled.answer)
+        if result is None:
+            raise
+        return result
 
 
 class End(Generic[R]):

@@ -98,7 +98,8 @@ def source(home: Home) -> Iterator[Source]:
     """A new installation; its service holds none of the syncs of later tests."""
     made = Source(home)
     yield made
-    made.file("hold").unlink(missing_ok=True)
+    for name in ("hold", "wait"):
+        made.file(name).unlink(missing_ok=True)
 
 
 def lines(file: Path) -> list[str]:
@@ -133,6 +134,39 @@ def test_a_signal_to_the_command_pauses_the_sync_and_the_next_one_goes_on(
     assert (result["id"], result["status"], result["counts"]) == (id, "completed", {"Thing": 3})
     assert source.pages() == ["0", "1", "2"]
     source.worker()
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_a_signal_before_the_daemon_has_answered_pauses_the_sync_that_has_begun_and_begins_none_otherwise(
+    home: Home, source: Source, begins: bool
+) -> None:
+    source.file("wait").touch()
+    source.file("hold").touch()
+    process = home.begin("sync", source.name, "--json")
+    until(source.file("seeding").exists)
+    if begins:  # and the daemon, which has passed the question on, hears nothing of it for now
+        os.kill(home.pid(), signal.SIGSTOP)
+        try:
+            source.file("wait").unlink()
+            until(lambda: source.pages() == ["0", "1"])
+            process.send_signal(signal.SIGINT)
+            assert process.stderr is not None
+            assert "the daemon does not answer yet" in process.stderr.readline()
+        finally:
+            os.kill(home.pid(), signal.SIGCONT)
+        until(source.is_to_pause)
+        source.file("hold").unlink()
+    else:
+        process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130, err
+    if begins:
+        found = json.loads(out)
+        assert source.runs() == [(found["id"], "paused")]
+        assert source.pages() == ["0", "1"]
+    else:
+        assert "interrupted before the sync began" in out + err
+        assert (source.runs(), source.pages()) == ([], [])
 
 
 def test_what_failed_is_repeated_and_nothing_else(source: Source) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import shutil
+import sqlite3
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -23,6 +24,8 @@ from tests.serve.alike import same
 from tests.serve.transports import PROMPTING, TRANSPORTS, Transport
 
 ACME, USER, TASK = "acme:default", "AcmeUser", "AcmeTask"
+
+REQUEST = {"installation": "acme:default", "command": "pause"}
 
 FIRST = "the first sync"  # in place of its id, which is known when the project is there
 
@@ -219,7 +222,10 @@ class Recorder:
     def __init__(self) -> None:
         self.asked: list[tuple[str, Mapping[str, Any]]] = []
 
-    async def call(self, name: str, params: Mapping[str, Any], prompter: object) -> AsyncIterator[Any]:
+    async def call(
+        self, name: str, params: Mapping[str, Any], prompter: object, *, changes: bool
+    ) -> AsyncIterator[Any]:
+        assert changes is not METHODS[name].reads
         self.asked.append((name, params))
         yield "result", None
 
@@ -240,6 +246,41 @@ class TestTheClient:
 
     def test_p4_no_method_of_the_table_is_answered_by_the_client_itself(self) -> None:
         assert METHODS.keys() & vars(Client).keys() == set()
+
+
+class Locking(Methods):
+    """Methods of which none does anything; behind that the audit's row must wait for ``lock``."""
+
+    def __init__(self, project: Project[Any], audit: Path) -> None:
+        super().__init__(project)
+        self.audit_file, self.done = audit, asyncio.Event()
+
+    async def _written(self, method: Method, arguments: dict[str, Any]) -> Any:
+        self.lock = sqlite3.connect(self.audit_file, isolation_level=None)
+        self.lock.execute("BEGIN IMMEDIATE")
+        self.done.set()
+        return "done"
+
+
+def test_what_was_done_is_answered_though_the_call_was_cancelled_before_its_row_was_written(
+    tmp_path: Path,
+) -> None:
+    async def run() -> None:
+        async with Project.open(tmp_path, create=True) as project:
+            methods = Locking(project, tmp_path / ".max" / "audit.db")
+            call = asyncio.create_task(methods.answer("request", REQUEST))
+            await methods.done.wait()
+            call.cancel()
+            try:
+                assert await call == "done"
+            finally:
+                methods.lock.close()
+            async with asyncio.timeout(240):
+                while len(rows := await project.audit()) < 2:  # noqa: ASYNC110 - a thread writes it
+                    await asyncio.sleep(0.001)
+            assert [(one.action, one.outcome) for one in rows] == [("init", "done"), ("request", "done")]
+
+    asyncio.run(run())
 
 
 class TestTheTable:

@@ -27,7 +27,7 @@ from max.serve.client import Client
 from max.serve.methods import METHODS, Methods
 from max.serve.protocol import Bounds
 from max.serve.socket import SocketServer
-from max.serve.streams import End, Stream
+from max.serve.streams import CallCancelled, End, Stream
 
 ROOT = Path(__file__).parents[2]
 MORE = "x" * 1_000_000  # an event that no buffer of a socket holds
@@ -146,6 +146,37 @@ class TestBounds:
                 with pytest.raises(asyncio.CancelledError):
                     await call
                 await until(lambda: methods.cancelled == 1 and server.bounds.open_calls == 0)
+
+        asyncio.run(run())
+
+    @pytest.mark.parametrize("is_done", [False, True])
+    def test_who_cancels_a_change_hears_whether_it_was_done_before(self, is_done: bool) -> None:
+        async def run() -> None:
+            methods = Held()
+            async with served(methods) as server, Client.at(server.path) as client:
+                call = asyncio.create_task(client.invalidate("acme", ["AcmeTask"]))
+                await until(lambda: methods.waiting)
+                if is_done:
+                    methods.waiting[0].set_result(["what was done"])
+                call.cancel()
+                with pytest.raises(CallCancelled) as cancelled:
+                    await call
+                assert await cancelled.value.answer == (["what was done"] if is_done else None)
+                assert methods.cancelled == (0 if is_done else 1)
+                assert (client._connection._asked, client._connection._late) == ({}, set())
+
+        asyncio.run(run())
+
+    def test_who_cancels_a_change_of_a_process_that_ends_is_not_left_waiting(self) -> None:
+        async def run() -> None:
+            async with served(Held()) as server:
+                async with Client.at(server.path) as client:
+                    call = asyncio.create_task(client.invalidate("acme", ["AcmeTask"]))
+                    await until(lambda: server.bounds.open_calls)
+                    call.cancel()
+                    with pytest.raises(CallCancelled) as cancelled:
+                        await call
+                assert await cancelled.value.answer is None
 
         asyncio.run(run())
 
