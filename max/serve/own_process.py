@@ -17,23 +17,28 @@ PACKAGE = __name__.rpartition(".serve.")[0]  # what this copy of Max is called
 PLACE = Path(__file__).parents[PACKAGE.count(".") + 2]  # the folder, or archive, that holds it
 
 MADE = 700  # objects, after which Python looks for cycles among the new ones by default
-M_ARENA_MAX = -8  # of glibc's malloc.h
+M_TRIM_THRESHOLD, M_ARENA_MAX = -1, -8  # of glibc's malloc.h
+UNUSED = 128 * 1024  # bytes at the end of the heap that glibc keeps at first, before it learns
 
 
 def stay_small() -> None:
     """Keep no more memory than is used, in a process that lasts.  Call it before there are other threads.
 
-    Two things keep memory that nothing uses.  A short command lets cycles of garbage be, since it ends
+    Three things keep memory that nothing uses.  A short command lets cycles of garbage be, since it ends
     soon (``cli.run``); a process that lasts looks for them as Python usually does.  And glibc gives
     threads arenas of their own, up to eight a processor, each of which keeps what its threads have freed.
     Here threads come and go with the calls, and Python runs one of them at a time: one arena is enough.
+    And glibc learns: once a large block is freed, the heap takes blocks of that size, and keeps as much as
+    two of them when they are freed.  A bound that is set ends that.
     Systems without glibc have no such setting.
     """
     gc.set_threshold(MADE)
     with suppress(ImportError, OSError, AttributeError):
         import ctypes
 
-        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
+        system = ctypes.CDLL(None)
+        system.mallopt(M_ARENA_MAX, 1)
+        system.mallopt(M_TRIM_THRESHOLD, UNUSED)
 
 
 def own_command(*words: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -29,7 +30,7 @@ from max.serve.methods import Methods
 from max.serve.own_process import stay_small
 from max.serve.socket import SocketServer
 from max.storage import tables
-from tests.daemons import homed
+from tests.daemons import ROOT, homed
 
 NAME = "acme:default"
 WARM, CALLS = 4, 20  # times that each question is asked before, and between the two counts
@@ -161,6 +162,30 @@ def heaps_of_threads(pid: int) -> list[str]:
         is_heap = start % ARENA == 0 and (end, last) == (unused, start + ARENA)
         found += [place] if is_heap and (used, rest) == ("rw-p", "---p") else []
     return found
+
+
+LARGE = """
+import os
+from pathlib import Path
+from max.serve.own_process import stay_small
+
+def held():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+stay_small()
+before = held()
+_ = b"x" * 8_000_000
+del _
+_ = [b"x" * 1_000_000 for _ in range(12)]
+del _
+print(held() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc says what a process holds")
+def test_a_process_that_lasts_gives_back_what_large_blocks_have_taken() -> None:
+    done = subprocess.run([sys.executable, "-c", LARGE], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 4_000_000, "glibc keeps what it has learnt to keep"
 
 
 def test_a_process_that_lasts_looks_for_cycles_as_often_as_python_does() -> None:
