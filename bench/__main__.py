@@ -26,6 +26,7 @@ BENCHES = (
     "find",
     "history",
     "tasks",
+    "postgres",
     "latency",
     "queries",
     "paging",

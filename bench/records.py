@@ -29,6 +29,7 @@ from max.connecting import (
 )
 from max.connector import NoConfig
 from max.model.entities import ManyOf, P
+from max.storage.database import Database
 from max.storage.sqlite import SqliteDatabase
 from max.upstream.credentials import MemoryCredentials
 from max.upstream.operations import AnyOperation
@@ -168,12 +169,13 @@ def connector(
 
 @asynccontextmanager
 async def running(
-    source: Connector[NoConfig, C], path: Path, settings: Settings = USUAL
+    source: Connector[NoConfig, C], place: Path | Database, settings: Settings = USUAL
 ) -> AsyncIterator[InstallationRuntime]:
-    """A started runtime of a connector, on a database of its own."""
+    """A started runtime of a connector, on a database or a file of its own."""
     info = InstallationInfo("records", "default", "bench", {}, 0.0, settings)
+    database = SqliteDatabase(place) if isinstance(place, Path) else place
     runtime = InstallationRuntime(
-        info, source, NoConfig(), CredentialProvider(MemoryCredentials(), []), SqliteDatabase(path)
+        info, source, NoConfig(), CredentialProvider(MemoryCredentials(), []), database
     )
     await runtime.start()
     try:
@@ -182,9 +184,11 @@ async def running(
         await runtime.stop()
 
 
-async def sync(source: Connector[NoConfig, C], path: Path, settings: Settings = USUAL) -> None:
+async def sync(
+    source: Connector[NoConfig, C], place: Path | Database, settings: Settings = USUAL
+) -> None:
     """Sync through a runtime: tasks, transactions, links, freshness."""
-    async with running(source, path, settings) as runtime:
+    async with running(source, place, settings) as runtime:
         await ended(await runtime.sync())
 
 
