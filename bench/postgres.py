@@ -23,7 +23,7 @@ from tests.postgres_server import SHARED, Server, reason_to_skip
 
 from . import by_hand
 from .measure import Row, interleaved, report
-from .records import FIELDS, SourceRecord, listing, make, reading, running, sync
+from .records import FIELDS, PAGE, SourceRecord, listing, make, reading, running, sync
 from .tasks import SOURCE, Thing
 
 RECORDS = 50_000
@@ -201,8 +201,7 @@ def own_server() -> Iterator[BenchServer]:
 def converted_pages(records: Sequence[SourceRecord]) -> Iterator[list[by_hand.Row]]:
     """The rows, converted a page at a time."""
     return (
-        [by_hand.converted(one) for one in records[at : at + by_hand.PAGE]]
-        for at in range(0, len(records), by_hand.PAGE)
+        [by_hand.converted(one) for one in records[at : at + PAGE]] for at in range(0, len(records), PAGE)
     )
 
 

@@ -184,9 +184,7 @@ async def running(
         await runtime.stop()
 
 
-async def sync(
-    source: Connector[NoConfig, C], place: Path | Database, settings: Settings = USUAL
-) -> None:
+async def sync(source: Connector[NoConfig, C], place: Path | Database, settings: Settings = USUAL) -> None:
     """Sync through a runtime: tasks, transactions, links, freshness."""
     async with running(source, place, settings) as runtime:
         await ended(await runtime.sync())

@@ -15,11 +15,12 @@ import random
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import apsw
 
-from max.storage.sqlite import BUSY_TIMEOUT
+from max.model.values import Kind
+from max.storage.sqlite import BUSY_TIMEOUT, SqliteConnection, insert_rows
 from max.storage.sqlite_dialect import SqliteDialect
 
 SECTOR = 512  # bytes that a disk writes at once, or tears
@@ -221,6 +222,10 @@ class PowerConnection:
     def executemany(self, sql: str, rows: Iterable[Sequence[Any] | Mapping[str, Any]]) -> PowerCursor:
         """Run one statement for each row of values."""
         return PowerCursor([], sum(self.execute(sql, values).rowcount for values in rows))
+
+    def insert(self, sql: str, kinds: Sequence[Kind], rows: Iterable[Sequence[Any]]) -> None:
+        """Run an INSERT whose ``{rows}`` are these."""
+        insert_rows(cast(SqliteConnection, self), sql, len(kinds), rows)
 
     def rollback(self) -> None:
         """Undo what the open transaction did."""

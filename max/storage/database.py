@@ -89,6 +89,9 @@ class Connection(Protocol):
     def executemany(self, sql: str, rows: Iterable[Values], /) -> Cursor:
         """Run one statement for each row of values."""
 
+    def insert(self, sql: str, kinds: Sequence[Kind], rows: Iterable[Sequence[Any]], /) -> None:
+        """Run ``INSERT INTO table (…) {rows} …`` for rows, few or many, whose columns have these kinds."""
+
 
 Work: TypeAlias = Callable[[Connection], T]
 

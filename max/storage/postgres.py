@@ -34,7 +34,7 @@ than that (``SET LOCAL``), so a pooler of the server's side may stand between as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from threading import Lock
@@ -43,9 +43,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from ..errors import MaxError, MissingExtra, StorageEmpty, StorageError, StorageUnreachable, UsageError
+from ..model.values import Kind
 from .database import NONSENSE, Cursor, Database, LastWrite, Values, opened, quoted
 from .postgres_dialect import LONGEST_NAME, PostgresDialect, casefold_function, is_lost, state_of
 from .postgres_pool import Pool, has_pooler
+from .postgres_statements import STALE, Statements
 from .workers import Worker
 
 if TYPE_CHECKING:
@@ -59,7 +61,8 @@ READERS = 2  # threads that read, at most; each has a connection
 LOCK_TIMEOUT = 30  # seconds to wait for another process's transaction
 CONNECT_TIMEOUT = 10  # seconds to wait for a server that does not answer
 WAITS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 6.4, 6.4)  # seconds between tries while a server is away
-CONFLICTS = ("40001", "40P01")  # a serialisation failure, a deadlock
+# A serialisation failure, a deadlock; a prepared statement whose table was changed, or that is gone.
+CONFLICTS = ("40001", "40P01", *STALE)
 MOST_CONFLICTS = 5  # in a row, after which the error is the caller's
 
 
@@ -68,8 +71,10 @@ class PostgresConnection:
 
     dialect = DIALECT
 
-    def __init__(self, raw: psycopg.Connection[Any], reader: str = "") -> None:
+    def __init__(self, raw: psycopg.Connection[Any], reader: str = "", schema: str = "") -> None:
         self.raw, self.reader = raw, reader
+        self._statements: Statements = raw.statements  # type: ignore[attr-defined]  # by connect
+        self._statements.schema = schema
         self._lock = Lock()  # of the two that follow
         self._is_ours, self._was_interrupted = True, False
         opened(self)
@@ -80,14 +85,16 @@ class PostgresConnection:
         return bool(self.raw.closed)
 
     def execute(self, sql: str, values: Values = (), /) -> Cursor:
-        """Run one statement."""
-        return self.raw.execute(DIALECT.translated(sql), values or None)
+        """Run one statement; or, without values, several."""
+        return self._statements.run(sql, values)
 
     def executemany(self, sql: str, rows: Iterable[Values], /) -> Cursor:
         """Run one statement for each row of values, without waiting for one before the next is sent."""
-        cursor = self.raw.cursor()
-        cursor.executemany(DIALECT.translated(sql), rows)
-        return cursor
+        return self._statements.run_each(sql, rows)
+
+    def insert(self, sql: str, kinds: Sequence[Kind], rows: Iterable[Sequence[Any]], /) -> None:
+        """Run an INSERT whose ``{rows}`` are these, as one statement of whole columns."""
+        self._statements.insert(sql, kinds, rows)
 
     def interrupt(self) -> None:
         """Make the statement that runs now fail, if one does; nothing after ``leave``."""
@@ -141,6 +148,7 @@ def connect(url: str, label: str) -> psycopg.Connection[Any]:
                 hint="create one with: CREATE DATABASE name ENCODING 'UTF8' TEMPLATE template0",
                 path=label,
             )
+        raw.statements = Statements(raw)  # type: ignore[attr-defined]
     return raw
 
 
@@ -476,7 +484,7 @@ class _Session:
         """Run the statement that begins; again where the server has ended the connection meanwhile."""
         while True:
             raw, was_used = self._pool.take()
-            self._connection = PostgresConnection(raw, self._reader)
+            self._connection = PostgresConnection(raw, self._reader, self._schema)
             try:
                 return raw.execute(sql, prepare=False)
             except DIALECT.errors as error:

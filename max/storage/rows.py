@@ -56,7 +56,7 @@ class TableMapping(Generic[E]):
         self.dialect, self.entity, self.table = dialect, entity, table
         self.types = dict(entity.types())
         self.bits, self.load_groups = bits, load_groups
-        self.upserts: dict[tuple[tuple[str, ...], tuple[int, ...], int], str] = {}  # statements, once written
+        self.upserts: dict[tuple[tuple[str, ...], tuple[int, ...]], tuple[str, tuple[Kind, ...]]] = {}
         self.covered: dict[tuple[str, ...], tuple[tuple[int, ...], tuple[int, ...]]] = {}  # load groups
         self.bitmaps = [bitmap_column(number) for number in range(1 + max(bits.values(), default=0) // BITS)]
         self.load_columns = {group: load_column(group) for group in sorted({0, *load_groups.values()})}

@@ -66,7 +66,7 @@ from ..model.tasks import (
     failure_of,
     read_spec,
 )
-from ..model.values import Json, storable
+from ..model.values import Json, Kind, storable
 from .database import Connection, decoding
 from .event_log import record_event
 from .sync_log import FAILURE_COLUMNS, FIRST_ERROR, RETURN_TO_QUEUE, finish_sync, guard, resume_tasks
@@ -85,8 +85,10 @@ INSERT_SYNC = """
 INSERT_TASK = """
     INSERT INTO _max_task (sync, parent, after, kind, spec, state, children, unfinished,
                            created_at, changed_at)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    {rows}
 """
+TASK_KINDS = (Kind.TEXT, *[Kind.INTEGER] * 2, *[Kind.TEXT] * 3, *[Kind.INTEGER] * 2, *[Kind.REAL] * 2)
+INSERT_ONE_TASK = f"{INSERT_TASK.format(rows='VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)')} RETURNING id"
 CLAIM = f"""
     UPDATE _max_task
        SET state = '{State.RUNNING}', attempt = attempt + 1, tries = tries + 1,
@@ -228,7 +230,7 @@ class SyncTransaction:
 
     def _insert(self, task: NewTask, parent: int | None, after: int | None) -> int:
         values = self._task_row(task, parent, after, State.NEW)
-        id = int(self.connection.execute(f"{INSERT_TASK} RETURNING id", values).fetchone()[0])
+        id = int(self.connection.execute(INSERT_ONE_TASK, values).fetchone()[0])
         previous = None
         for child in task.children:
             previous = self._insert(child, id, previous if task.chained else None)
@@ -334,7 +336,7 @@ class SyncTransaction:
             for one in settlements
             for child in one.children
         ]
-        self.connection.executemany(INSERT_TASK, rows)
+        self.connection.insert(INSERT_TASK, TASK_KINDS, rows)
 
     def _move(self, settlements: Sequence[Settlement], states: Sequence[State]) -> None:
         by_statement: dict[str, list[Any]] = {}

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from itertools import chain, islice
+from itertools import chain
 from typing import Any, Self, TypeAlias
 
 from ..model.columns import EncodedRows
@@ -27,7 +27,7 @@ from ..model.mapping import kinds_of
 from ..model.migrations import NO_POLICY, SchemaPolicy
 from ..model.query import Query
 from ..model.schema import Schema
-from ..model.values import is_id
+from ..model.values import Kind, is_id
 from . import change_log, freshness, full_text, membership, quarantine, removals, sync_log
 from .catalogue import has_part, migrate
 from .database import Connection, RenameOwner, decoding, joined, quoted
@@ -49,8 +49,6 @@ MIGRATIONS = (
     ";".join([VERSIONS[0], freshness.TABLES, membership.TABLES, removals.TABLES]),
     *VERSIONS[1:],
 )
-TOGETHER = 50  # rows that one statement stores: three quarters of the time of fifty statements
-WIDE = 200  # fields with which a row has a statement of its own: SQLite takes 32,766 values in one
 COUNT_NEW = """
     SELECT count(*) FROM {each:ids} AS named
      WHERE NOT EXISTS (SELECT 1 FROM {table} WHERE _id = named.value)
@@ -407,7 +405,11 @@ class TableWriter(Tables):
             values: Iterable[tuple[Any, ...]] = rows.tuples(*constants)
             if numbers := in_a_row(connection, mapping, rows.ids):
                 values = _changed(connection, mapping, (rows.names, covered), values, moved, numbers)
-            _upsert_all(connection, mapping, (rows.names, covered), values, 1 + len(constants))
+            written = rows.names, covered
+            sql, kinds = mapping.upserts.get(written) or mapping.upserts.setdefault(
+                written, upsert(mapping, *written)
+            )
+            connection.insert(sql, kinds, values)
             alone = [name for name in rows.names if mapping.load_groups[name] not in covered]
             if alone and at is not None:
                 self.freshness.record(connection, mapping, rows.ids, alone, synced_at=at, recorded_at=at)
@@ -547,41 +549,20 @@ def _changed(
     return [row for row in values if stored.get(row[0]) != row]
 
 
-def _upsert_all(
-    connection: Connection,
-    mapping: TableMapping[Any],
-    written: Written,
-    values: Iterable[tuple[Any, ...]],
-    others: int,
-) -> None:
-    """Upsert rows, many with a statement; each has so many ``others`` beside the values of its fields."""
-    width = len(written[0]) + others
-    flat, together = chain.from_iterable(values), TOGETHER if len(written[0]) < WIDE else 1
-    some = list(islice(flat, together * width))
-    while len(some) == together * width:
-        connection.execute(_statement(mapping, *written, together), some)
-        some = list(islice(flat, together * width))
-    if some:
-        connection.executemany(_statement(mapping, *written, 1), zip(*[iter(some)] * width, strict=True))
-
-
-def _statement(
-    mapping: TableMapping[Any], names: tuple[str, ...], load_groups: tuple[int, ...], number: int
-) -> str:
-    key = names, load_groups, number
-    return mapping.upserts.get(key) or mapping.upserts.setdefault(key, upsert(mapping, *key))
-
-
 def upsert(
-    mapping: TableMapping[Any], names: tuple[str, ...], load_groups: tuple[int, ...], number: int
-) -> str:
-    """The statement that stores so many rows with these fields, and writes none that would not change."""
+    mapping: TableMapping[Any], names: tuple[str, ...], load_groups: tuple[int, ...]
+) -> tuple[str, tuple[Kind, ...]]:
+    """The statement that stores ``{rows}`` with these fields, and writes none that would not change.
+
+    And the kinds of its columns.
+    """
     loads = [quoted(load_column(group)) for group in load_groups]
     bitmaps = [quoted(bitmap) for bitmap in mapping.bitmaps]
     fields = [quoted(name) for name in names]
     moved = {name: quoted(mapping.moved_columns[name]) for name in names if name in mapping.moved_columns}
     columns = ['"_id"', *fields, *bitmaps, *loads, *moved.values()]
-    row = f"({', '.join('?' * len(columns))})"
+    kinds = [Kind.TEXT, *(mapping.types[name].kind for name in names)]
+    kinds += [Kind.INTEGER] * len(bitmaps + loads) + [Kind.REAL] * len(moved)
     changes = [f"{c} = excluded.{c}" for c in (*fields, *loads)]
     changes += [f"{c} = t.{c} | excluded.{c}" for c in bitmaps]
     for name, column in moved.items():
@@ -593,9 +574,9 @@ def upsert(
         changes.append(f"{column} = CASE WHEN {stays} THEN t.{column} ELSE excluded.{column} END")
     differs = [f"t.{c} IS DISTINCT FROM excluded.{c}" for c in (*fields, *loads)]
     differs += [f"(t.{c} & excluded.{c}) <> excluded.{c}" for c in bitmaps]
-    return (
-        f"INSERT INTO {quoted(mapping.table)} AS t ({', '.join(columns)})"
-        f" VALUES {', '.join([row] * number)}"
+    sql = (
+        f"INSERT INTO {quoted(mapping.table)} AS t ({', '.join(columns)}) {{rows}}"
         f" ON CONFLICT (_id) DO UPDATE SET {', '.join([*changes, '_removed_at = NULL'])}"
         f" WHERE {joined('OR', [*differs, 't._removed_at IS NOT NULL'])}"
     )
+    return sql, tuple(kinds)

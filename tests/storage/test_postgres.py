@@ -28,7 +28,7 @@ from max.errors import (
 from max.model.delivery import Delivery, ListingPage
 from max.model.loaders import UnknownLoaders
 from max.storage.postgres import PostgresConnection, PostgresDatabase
-from max.storage.postgres_dialect import short_name, translated
+from max.storage.postgres_dialect import numbered, short_name
 from tests.contract.places import SCHEMA, Person, Team, parts
 from tests.postgres_server import Server, new_schema, server, shared_url
 
@@ -405,9 +405,9 @@ class TestWords:
     @pytest.mark.parametrize(
         ("ours", "theirs"),
         [
-            ("SELECT ':a ? %' || :a", "SELECT ':a ? %%' || %(a)s"),
+            ("SELECT ':a ? %' || :a || :b || :a", "SELECT ':a ? %' || $1 || $2 || $1"),
             ("SELECT '%' || x::text", "SELECT '%' || x::text"),
-            ('SELECT "a?:b" FROM t WHERE x = ?', 'SELECT "a?:b" FROM t WHERE x = %s'),
+            ('SELECT "a?:b" FROM t WHERE x = ? + ?', 'SELECT "a?:b" FROM t WHERE x = $1 + $2'),
             (
                 "CREATE TABLE t (a TEXT, b INTEGER, c REAL)",
                 'CREATE TABLE t (a text COLLATE "C", b bigint, c double precision)',
@@ -416,7 +416,7 @@ class TestWords:
         ],
     )
     def test_quotes_and_comments_stay(self, ours: str, theirs: str) -> None:
-        assert translated(ours) == theirs
+        assert numbered(ours)[0] == theirs
 
     def test_long_names_stay_different(self) -> None:
         one, two = (f"_max_index:{'x' * 80}.{end}" for end in ("a", "b"))
