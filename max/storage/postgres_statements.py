@@ -93,7 +93,7 @@ class Statements:
         from psycopg.generators import execute
 
         self._raw, self._answers = raw, execute
-        self._is_preparing, raw.prepare_threshold = raw.prepare_threshold is not None, None
+        self._is_preparing = raw.prepare_threshold is not None
         self._transformer = Transformer(raw)
         self.schema = ""  # where the names of the next statements lead
         self._known: dict[str, _Statement] = {}
