@@ -1,7 +1,7 @@
 """Postgres beside what a careful programmer writes with psycopg: rows, tasks, and what a re-sync writes.
 
 A server of its own, set up as Debian does it: a commit waits for the disk (of TMPDIR).  The times are those
-of the client; what the server spent for each stands in rows of its own (on Linux, which tells it).
+of the client; what the server spent for each is in rows of its own (on Linux, which tells it).
 """
 
 from __future__ import annotations

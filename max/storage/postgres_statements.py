@@ -6,8 +6,8 @@ the types of its values, and libpq is asked at once (``psycopg.pq``): 10 µs ins
 
 **Preparing.**  A statement that reads or writes rows is prepared when it comes for the second time; one
 that comes once is parsed and run in one round trip.  Connections are shared by installations, so each schema
-has its own.  What creates, alters or drops has the next ones prepared anew, since the answer of an old one
-may have other columns; so has the error by which one learns that another process did that.
+has its own.  After what creates, alters or drops they are prepared again, since the answer may have other
+columns; so they are after the error by which one learns that another process did that.
 
 **Many rows** go as columns: ``{rows}`` of an INSERT becomes ``SELECT * FROM unnest(…)``, with one array of
 a thousand values for each column in place of a thousand parameters.  It is one statement and one round
