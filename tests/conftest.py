@@ -34,7 +34,8 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 SEARCHING = (Phase.explicit, Phase.generate)  # and nothing is shrunk: that takes as long again, many times
 SHARE = float(os.environ.get("MAX_EXAMPLES", "1"))  # of the examples that are drawn
-FEW = int(os.environ.get("MAX_POSTGRES_EXAMPLES", "3"))  # on Postgres, where each has a schema of its own
+FEW = 3  # examples on Postgres, where each has a schema of its own
+ON_POSTGRES = os.environ.get("MAX_POSTGRES_EXAMPLES")  # how many there are instead
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -61,7 +62,8 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     on_postgres = item.get_closest_marker("postgres") is not None
     if usual is None or not (on_postgres or SHARE < 1):
         return (yield)
-    examples = min(FEW, usual.max_examples) if on_postgres else max(1, int(usual.max_examples * SHARE))
+    few = int(ON_POSTGRES) if ON_POSTGRES else min(FEW, usual.max_examples)
+    examples = few if on_postgres else max(1, int(usual.max_examples * SHARE))
     phases = SEARCHING if on_postgres else usual.phases
     test._hypothesis_internal_use_settings = settings(usual, max_examples=examples, phases=phases)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
 import subprocess
 import sys
 import threading
@@ -38,6 +39,7 @@ from max.runtime import InstallationRuntime, LifecycleManager, RepeatedSync, int
 from max.storage.sqlite import MEMORY, SqliteDatabase
 from max.upstream.credentials import CredentialProvider, MemoryCredentials
 from tests import virtual_time
+from tests.postgres_server import shared_url
 from tests.sample import SampleConfig, SampleRoot, Thing, sample, seed
 
 T = TypeVar("T")
@@ -598,13 +600,17 @@ def questions(asked: list[list[Any]]) -> set[tuple[str, str | None]]:
     return {(name, one) for name, what in asked for one in (what if isinstance(what, list) else [what])}
 
 
-def test_a_sync_killed_at_any_commit_fetches_nothing_again_that_is_stored(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["file", pytest.param("postgres", marks=pytest.mark.postgres)])
+def test_a_sync_killed_at_any_commit_fetches_nothing_again_that_is_stored(tmp_path: Path, place: str) -> None:
+    kills = os.environ.get("MAX_KILLS", "6")
     words = [sys.executable, "-m", "tests.crashing", str(tmp_path)]
+    words += [] if place == "file" else [shared_url(), "1" if int(kills) > 20 else "5", kills]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
     *killed, undisturbed = map(json.loads, done.stdout.splitlines())
+    killed = [one for one in killed if not one["lived"]]
     everything = questions(undisturbed["first"])
     assert (undisturbed["lived"], len(everything), answered(undisturbed["end"])) == (True, 25, everything)
-    assert len(killed) > 12
+    assert len(killed) > (12 if place == "file" else int(kills) // 2)
     for number, one in enumerate(killed):
         assert one["end"] == undisturbed["end"], f"killed at commit {number}"
         left = everything if one["ended"] else everything - answered(one["between"])

@@ -9,14 +9,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-from max.cli import main
-from tests.command_line import Run
+from tests.command_line import Cli
 
 CONNECTOR = '''
 from __future__ import annotations
@@ -124,7 +123,7 @@ connector = Connector(
 class Desk(NamedTuple):
     """A folder with the connector, and the commands in it."""
 
-    run: Callable[..., Run]
+    run: Cli
     folder: Path
 
     def write(self, pages: Any = None, *tickets: tuple[str, str, str, int], file: str = "a.json") -> None:
@@ -142,22 +141,13 @@ class Desk(NamedTuple):
 
 
 @pytest.fixture
-def desk(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Desk]:
+def desk(cli: Cli, tmp_path: Path) -> Iterator[Desk]:
     (tmp_path / "connectors").mkdir()
     (tmp_path / "connectors" / "max_desk.py").write_text(CONNECTOR)
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: str) -> Run:
-        capsys.readouterr()
-        status = main(words)
-        return Run(status, *capsys.readouterr())
-
-    desk = Desk(run, tmp_path)
+    desk = Desk(cli, tmp_path)
     desk.write()
-    assert run("init").status == 0
-    assert run("connect", "desk", "--set", "file=a.json").status == 0
+    assert cli("init").status == 0
+    assert cli("connect", "desk", "--set", "file=a.json").status == 0
     yield desk
     sys.modules.pop("max_desk", None)
 
