@@ -170,6 +170,7 @@ def test_the_status_says_why_an_installation_fails_and_when_it_is_tried_again(ac
     assert 58 <= tried.total_seconds() <= 60
 
 
+@pytest.mark.of_a_folder
 def test_a_damaged_database_is_named_and_the_others_are_listed(acme: Cli) -> None:
     assert acme("connect", "acme:second").status == 0
     acme("schedule", "acme:second", "--every", "15m")

@@ -144,6 +144,7 @@ def test_resume_needs_no_name_when_one_sync_is_unfinished(cli: Cli, repository: 
     assert cli("resume").err == "max: which installation?\n  unfinished: acme:default, git:default\n"
 
 
+@pytest.mark.of_a_folder
 def test_the_rows_that_a_full_sync_will_list_are_those_that_are_stored(cli: Cli, repository: Path) -> None:
     project = ProjectFolder.find(".")
     info, full = project.target("git"), Options(full=True, only=[])
