@@ -28,6 +28,7 @@ from .query_sql import Statement, count, run
 from .rows import TableMapping
 
 HALF = 32  # bits
+BEYOND_FLOATS = "the values add up to more than a float can hold"
 LOWER = 2**HALF - 1
 
 
@@ -84,6 +85,9 @@ class _Form:
         try:
             return run(self._connection, *self._select())
         except self._connection.dialect.errors as error:
+            if self._connection.dialect.is_beyond_floats(error):
+                real = [one.name for one in self._grouping.measures if one.holds.kind is Kind.REAL]
+                raise UsageError(f"{', '.join(real)}: {BEYOND_FLOATS}") from error
             if self._halved or not self._connection.dialect.is_overflow(error):
                 raise
             self._halved = True
@@ -190,7 +194,7 @@ class _Form:
                 yield one.name, [None if high is None else (high << HALF) + low for high, low in pairs]
                 continue
             if one.holds.kind is Kind.REAL and not all(v is None or math.isfinite(v) for v in column):
-                raise UsageError(f"{one.name}: the values add up to more than a float can hold")
+                raise UsageError(f"{one.name}: {BEYOND_FLOATS}")
             yield one.name, decode_column(one.holds, column)
 
 

@@ -377,6 +377,9 @@ class Dialect(Protocol):
     def is_overflow(self, error: Exception) -> bool:
         """Whether a sum of integers was beyond what the database's own sum can hold."""
 
+    def is_beyond_floats(self, error: Exception) -> bool:
+        """Whether a sum of floats is greater than all floats, where that is an error and not infinity."""
+
     def is_fatal(self, connection: Any, error: Exception) -> bool:
         """Whether the transaction itself is lost, and not just one statement of it."""
 

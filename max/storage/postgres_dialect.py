@@ -338,6 +338,10 @@ class PostgresDialect(Dialect):
         return kind(f"{path}: {words_of(error)}", hint=hint, path=path)
 
     def is_overflow(self, error: Exception) -> bool:
+        """A sum of integers is a number of any size."""
+        return False
+
+    def is_beyond_floats(self, error: Exception) -> bool:
         """A number is out of range."""
         return state_of(error) == "22003"
 

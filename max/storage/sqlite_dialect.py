@@ -321,6 +321,10 @@ class SqliteDialect(Dialect):
         """SQLite has no code of its own for it."""
         return str(error) == "integer overflow"
 
+    def is_beyond_floats(self, error: Exception) -> bool:
+        """It is infinity."""
+        return False
+
     def is_fatal(self, connection: Any, error: Exception) -> bool:
         """Whether SQLite has given up the transaction, or would fail again at the next statement."""
         return primary_code(error) in FATAL or not connection.in_transaction
