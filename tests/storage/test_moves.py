@@ -290,6 +290,12 @@ def test_the_proof_names_the_first_row_that_differs(
     assert "Adam" not in caught.value.render()
 
 
+@pytest.mark.parametrize(("one", "other"), [(1, True), (1, 1.0), ("1", 1), (None, 0), ("a", b"a")])
+def test_values_of_other_types_are_not_the_same(one: object, other: object) -> None:
+    assert moves._same([("x", one)], [("x", one)])
+    assert not moves._same([("x", one)], [("x", other)])
+
+
 # -- what cannot be moved is named
 
 
