@@ -439,6 +439,30 @@ def test_what_was_handed_over_is_not_taken_back_but_finished(
     assert [str(one) for one in project_at(target).installations()] == ["acme:default", "acme:other"]
 
 
+@pytest.mark.postgres
+def test_the_folder_leads_to_the_old_place_until_the_new_one_has_all_of_it(
+    home: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, data = known(project_at(home)), data_of(project_at(home))
+    leads = []
+    admit, remove = ProjectDatabase.admit, ProjectFolder.remove
+
+    def admitting(self: ProjectDatabase, coming: Any) -> None:
+        leads.append(type(project_at(home)))
+        admit(self, coming)
+        leads.append(type(project_at(home)))
+
+    def removing(self: ProjectFolder, info: InstallationInfo, **how: bool) -> None:
+        leads.append(type(project_at(home)))
+        assert (known(project_at(home)), data_of(project_at(home))) == (before, data)
+        remove(self, info, **how)
+
+    monkeypatch.setattr(ProjectDatabase, "admit", admitting)
+    monkeypatch.setattr(ProjectFolder, "remove", removing)
+    moved(project_at(home), url)
+    assert leads == [ProjectFolder, ProjectFolder, ProjectDatabase, ProjectDatabase]
+
+
 # -- killed
 
 
