@@ -58,12 +58,13 @@ from .query.find import find_in
 from .query.maintenance import Invalidation, mark_stale, words_of
 from .storage import inbox
 from .storage.database import Connection, Database
+from .storage.kept_files import StoredFiles
 from .storage.leases import new_worker
 from .storage.provenance import admit_sync
 from .storage.sync_log import options_of, refuse_while_syncing
 from .storage.task_store import SqliteTaskStore
 from .sync.hook_worker import HookWorker
-from .sync.kept_files import KeptFiles
+from .sync.kept_files import KeepsFiles, KeptFiles
 from .sync.task_graph import expand, options_json
 from .upstream.credentials import CredentialProvider, Secret
 from .upstream.operations import Call, FlowController
@@ -103,12 +104,12 @@ class LifecycleManager:
 class InstallationRuntime(Runtime):
     """One installation at work: its engine, and its syncs.
 
-    ``config`` is the connector's configuration as ``read_config`` gives it.  The runtime
-    starts and stops ``database``; contents that loaders keep in files lie beside its file.  ``recording``
-    is a Recording of every call to the service, or a Replay that answers instead.  ``flow`` decides
-    when calls may begin; without one, the limits that the operations declare apply.  ``middlewares``
-    are around every attempt of every operation.  ``audit`` records who begins syncs and what else
-    changes.
+    ``config`` is the connector's configuration as ``read_config`` gives it.  The runtime starts and
+    stops ``database``; contents that loaders keep lie beside its file, or on a server in it.
+    ``recording`` is a Recording of every call to the service, or a Replay that answers instead.
+    ``flow`` decides when calls may begin; without one, the limits that the operations declare apply.
+    ``middlewares`` are around every attempt of every operation.  ``audit`` records who begins syncs and
+    what else changes.
     """
 
     def __init__(
@@ -129,7 +130,7 @@ class InstallationRuntime(Runtime):
         self._started_at = 0.0
         self.flow, self._connector, self._clock, self._audit = flow, connector, clock, audit
         self._calls = CallsOf(info.id, tuple(middlewares))
-        self._files = KeptFiles(None if database.file is None else database.file.parent / KEPT)
+        self._files = _files_of(database)
         self._database = database
         self._engine = SqliteEngine(
             self._database,
@@ -743,6 +744,13 @@ class RepeatedSync(AbstractAsyncContextManager["RepeatedSync"]):
 
     async def __aexit__(self, *error: object) -> None:
         await self.stop()
+
+
+def _files_of(database: Database) -> KeepsFiles:
+    """Where contents are kept: beside the database's file, or in a database without one."""
+    if database.file is None and database.lasts:
+        return StoredFiles(database)
+    return KeptFiles(None if database.file is None else database.file.parent / KEPT)
 
 
 def interval_seconds(interval: float | str | timedelta) -> float:

@@ -38,10 +38,10 @@ from max.execution import NO_OPTIONS
 from max.model.entities import ManyOf
 from max.model.tasks import SyncResult
 from max.runtime import InstallationRuntime
-from max.storage.sqlite import SqliteDatabase
 from max.upstream.credentials import MemoryCredentials, Secret
 from max.upstream.operations import FlowController, OperationRunner
 from max.upstream.recording import Source
+from tests.contract.places import database_at
 from tests.sample import sample
 
 # -- a source whose answers are scripted ------------------------------------------------------------
@@ -195,7 +195,7 @@ def run(
         kept = MemoryCredentials({"key": key} if key else {})
         secrets = CredentialProvider(kept, connector.credentials, connector.hosts_for(values))
         runtime = InstallationRuntime(
-            info, connector, values, secrets, SqliteDatabase(database), recording=recording, flow=flow
+            info, connector, values, secrets, database_at(database), recording=recording, flow=flow
         )
         await runtime.start()
         try:

@@ -93,11 +93,11 @@ class Env(Protocol[C]):
         """
 
     async def keep(self, data: bytes) -> str:
-        """Keep content in a file beside the database; its name, which a field can hold.
+        """Keep content in a file beside the database, or on a server in it; its name, which a field can hold.
 
         The name is the SHA-256 of the content in hexadecimal digits.  The file is whole and on the disk
-        when this returns: ``files/NAME[:2]/NAME`` in the installation's folder.  UsageError for an
-        installation in memory.
+        when this returns: ``files/NAME[:2]/NAME`` in the installation's folder.  In Postgres it is a row of
+        ``_max_kept_file``, of up to 64 MB.  UsageError for an installation in memory.
         """
 
 

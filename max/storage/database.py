@@ -122,6 +122,10 @@ class Database(Protocol):
     def file(self) -> Path | None:
         """Its file; None in memory and on a server."""
 
+    @property
+    def lasts(self) -> bool:
+        """Whether it outlives this process."""
+
     async def start(self) -> None:
         """Open it, and make it where there is none."""
 
@@ -264,8 +268,9 @@ class Dialect(Protocol):
     ``{number_pairs:p}`` (behind FROM, an array of pairs of texts or of integers with the columns ``a``
     and ``b``), ``{whole:value}`` (see ``whole``), ``{row_id}`` (the type of a column that numbers the rows),
     ``{serial}`` (the same, and no number is used twice, also after its row was deleted),
-    ``{by_key}`` (ends CREATE TABLE: rows are stored in their key's order), ``{now}`` (seconds since
-    the epoch), ``{random}`` (a new text of 16 characters); any other is a name, which is quoted.
+    ``{bytes}`` (a type), ``{by_key}`` (ends CREATE TABLE: rows are stored in their key's order), ``{now}``
+    (seconds since the epoch), ``{random}`` (a new text of 16 characters); any other is a name, which is
+    quoted.
     """
 
     @property

@@ -237,6 +237,11 @@ class PostgresDatabase(Database):
     def file(self) -> None:
         """It has none."""
 
+    @property
+    def lasts(self) -> bool:
+        """It does."""
+        return True
+
     async def start(self) -> None:
         """Make the schema, when there is none."""
         if self._writer is None:

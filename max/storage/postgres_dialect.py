@@ -162,6 +162,7 @@ class PostgresDialect(Dialect):
             "number_pairs": _Placeholder(lambda parameter: _pairs(parameter, "bigint")),
             "row_id": IDENTITY,
             "serial": IDENTITY,
+            "bytes": "bytea",
             "by_key": "",
             "now": "CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS REAL)",
             "random": "left(replace(CAST(gen_random_uuid() AS text), '-', ''), 16)",

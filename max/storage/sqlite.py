@@ -279,6 +279,11 @@ class SqliteDatabase(Database):
         """Its file; None in memory."""
         return None if self.path == MEMORY else Path(self.path)
 
+    @property
+    def lasts(self) -> bool:
+        """Not in memory."""
+        return self.path != MEMORY
+
     async def start(self) -> None:
         """Open the file, creating it when there is none."""
         if self._writer is None:

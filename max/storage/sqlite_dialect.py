@@ -127,6 +127,7 @@ class SqliteDialect(Dialect):
             "number_pairs": _Placeholder(_pairs),
             "row_id": "INTEGER PRIMARY KEY",
             "serial": "INTEGER PRIMARY KEY AUTOINCREMENT",
+            "bytes": "BLOB",
             "by_key": "WITHOUT ROWID",
             "now": "((julianday('now') - 2440587.5) * 86400.0)",
             "random": "lower(hex(randomblob(8)))",

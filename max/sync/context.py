@@ -30,7 +30,7 @@ from ..model.values import is_id
 from ..upstream.conditions import Conditions, loading
 from ..upstream.credentials import CredentialProvider, MemoryCredentials
 from ..upstream.operations import CallsStopped, Operation, OperationRunner
-from .kept_files import KeptFiles
+from .kept_files import KeepsFiles, KeptFiles
 
 Clock = Callable[[], float]  # seconds since the epoch
 MOMENT = 1e-6  # seconds; about the smallest difference between two times in this century
@@ -249,7 +249,7 @@ class SyncContext:
         default_factory=lambda: CredentialProvider(MemoryCredentials(), [])
     )
     requests: MonotonicClock = field(default_factory=MonotonicClock)
-    files: KeptFiles = field(default_factory=KeptFiles)
+    files: KeepsFiles = field(default_factory=KeptFiles)
 
     def now(self) -> float:
         """When a request begins or a response has come: later than every one before."""

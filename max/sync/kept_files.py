@@ -13,6 +13,7 @@ import errno
 import hashlib
 import os
 from pathlib import Path
+from typing import Protocol
 
 from ..core import in_thread
 from ..errors import StorageError, StorageFull, StorageReadOnly, UsageError
@@ -21,7 +22,14 @@ KINDS = {errno.ENOSPC: StorageFull, errno.EDQUOT: StorageFull, errno.EACCES: Sto
 KINDS[errno.EROFS] = StorageReadOnly
 
 
-class KeptFiles:
+class KeepsFiles(Protocol):
+    """Where the contents of one installation are kept."""
+
+    async def keep(self, data: bytes) -> str:
+        """The name of a content, which is kept when this returns."""
+
+
+class KeptFiles(KeepsFiles):
     """The kept files of one installation, in a folder that its owner alone can read.
 
     The folder is made when it is first needed; None for an installation in memory.  Safe for
@@ -38,9 +46,7 @@ class KeptFiles:
         """
         folder = self.folder
         if folder is None:
-            raise UsageError(
-                "an installation in memory or on a server keeps no files", hint="give it a database on a disk"
-            )
+            raise UsageError("an installation in memory keeps no files", hint="give it a database on a disk")
         return await in_thread(lambda: _keep(folder, data))
 
 

@@ -30,7 +30,10 @@ from max.connecting import (
 )
 from max.errors import StorageFull, UsageError
 from max.model.tasks import Status
+from max.storage.kept_files import MOST_BYTES, StoredFiles
+from max.storage.postgres import PostgresDatabase
 from max.sync.kept_files import KeptFiles
+from tests.postgres_server import new_schema, shared_url
 from tests.replays import run
 from tests.sample import sample
 
@@ -115,7 +118,32 @@ def test_a_replay_keeps_the_same_files(tmp_path: Path) -> None:
 def test_an_installation_in_memory_keeps_no_files_and_says_so() -> None:
     outcome = run(sample(**CONNECTOR), None)
     assert outcome.result.status is not Status.COMPLETED
-    assert outcome.result.failures[0].message == "an installation in memory or on a server keeps no files"
+    assert outcome.result.failures[0].message == "an installation in memory keeps no files"
+
+
+@pytest.mark.postgres
+def test_an_installation_on_a_server_keeps_them_there_each_once() -> None:
+    place = PostgresDatabase(shared_url(), new_schema())
+    try:
+        outcome = run(sample(**CONNECTOR), None, database=f"{place.url}#{place.schema}")
+        assert outcome.result.status is Status.COMPLETED
+        assert outcome.stored["Letter"][0]["content"] == NAME
+        files = StoredFiles(place)
+
+        async def again() -> None:
+            await place.start()
+            assert await files.keep(TEXT) == NAME
+            with pytest.raises(UsageError, match="more than the 67,108,864"):
+                await files.keep(bytes(MOST_BYTES + 1))
+            await place.stop()
+
+        asyncio.run(again())
+        with place.reader() as connection:
+            kept = connection.execute("SELECT name, content FROM _max_kept_file").fetchall()
+        assert sorted(content for _, content in kept) == [TEXT, b"text of 2"]
+        assert all(hashlib.sha256(content).hexdigest() == name for name, content in kept)
+    finally:
+        place.delete()
 
 
 def test_only_the_owner_can_read_the_files(tmp_path: Path) -> None:
