@@ -135,7 +135,7 @@ class Move:
         kept = self._source.kept_files(info)
         if kept is not None and self._target.database(info).file is None:
             raise MoveRefused(
-                f"{info} has contents in files ({kept}), and a database keeps none",
+                f"{info} has contents in files ({kept}), and they do not move into a database yet",
                 hint="leave it where it is, or move it to another folder",
             )
         return Planned(info, tables, len(_files(kept)), arrived=False)

@@ -35,7 +35,18 @@ from typing import Any, NamedTuple
 from ..errors import MaxError, MoveRefused, StorageNewer
 from ..model.schema import table_name
 from ..model.values import Kind
-from . import catalogue, change_log, event_log, full_text, inbox, provenance, quarantine, schedules, sync_log
+from . import (
+    catalogue,
+    change_log,
+    event_log,
+    full_text,
+    inbox,
+    kept_files,
+    provenance,
+    quarantine,
+    schedules,
+    sync_log,
+)
 from . import table_writer as engine
 from .catalogue import has_part, is_catalogued, migrate
 from .database import MOVING, TRUE, Connection, Database, decoding, quoted
@@ -175,6 +186,11 @@ def survey(connection: Connection) -> list[CopiedTable]:
     some part.
     """
     versions = _versions(connection)
+    if kept_files.OWNER in versions:
+        raise MoveRefused(
+            "its connector keeps contents in this database, and they do not move yet",
+            hint="leave it where it is, or connect it in the other place and sync it there",
+        )
     kinds = _entities(connection)
     own = {table for table, _ in kinds.values()}
     made = [one for one in users_own(connection) if one.kind != "table" or one.name not in own]
