@@ -55,8 +55,8 @@ def data_of(installation: str = "acme", folder: Path | str = ".") -> Database:
 def sql(statement: str, *values: object, of: str = "acme", folder: Path | str = ".") -> list[Any]:
     """The rows of a statement that reads or changes an installation's data behind Max's back."""
     with data_of(of, folder).writer() as connection:
-        cursor: Any = connection.execute(statement, values)
-        return [] if cursor.description is None else list(cursor.fetchall())
+        cursor = connection.execute(statement, values)
+        return list(cursor.fetchall()) if statement.startswith("SELECT") else []
 
 
 def record_sync(

@@ -127,9 +127,9 @@ def lasting_place(file: str | Path) -> Iterator[str | Path]:
 
 
 @contextmanager
-def lasting_project(folder: Path) -> Iterator[None]:
+def lasting_project(folder: Path, on_postgres: bool | None = None) -> Iterator[None]:
     """On Postgres (see ``either``) the folder leads to a new project there, for as long as the test runs."""
-    if not _on_postgres:
+    if not (_on_postgres if on_postgres is None else on_postgres):
         yield
         return
     server, schema = shared_url(), new_schema().replace("_", "x")

@@ -14,6 +14,8 @@ from max.model.entities import Entity
 from max.project import Project
 from max.query.near_values import VALUES
 from max.query.reader import Reader
+from tests.command_line import project_at
+from tests.contract.places import BOTH, lasting_project
 from tests.database_files import data_file
 from tests.query.test_reader import store
 
@@ -38,13 +40,15 @@ ROWS: list[Entity] = [
 ]
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+@pytest.fixture(scope="module", params=BOTH)
+def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """A project with some users and tasks."""
-    folder = ProjectFolder.init(tmp_path_factory.mktemp("project"))
-    info = folder.add("acme", None, {}, {}, now=1_000.0)
-    asyncio.run(store(data_file(folder, info), *ROWS))
-    return Project(folder)
+    folder = tmp_path_factory.mktemp("project")
+    with lasting_project(folder, on_postgres=request.param == "postgres"):
+        kept = project_at(folder)
+        info = kept.add("acme", None, {}, {}, now=1_000.0)
+        asyncio.run(store(kept.database(info), *ROWS))
+        yield Project(kept)
 
 
 @pytest.fixture

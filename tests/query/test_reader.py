@@ -28,6 +28,7 @@ from max.model.delivery import AgeHistogram
 from max.model.entities import Entity, values_of
 from max.project import Project
 from max.query.reader import Reader
+from max.storage.database import Database
 from max.storage.sqlite import SqliteDatabase
 from tests.database_files import data_file
 
@@ -38,8 +39,8 @@ TASKS = [
 ]
 
 
-async def store(path: Path, *entities: Entity) -> None:
-    database = SqliteDatabase(path)
+async def store(place: Database | Path, *entities: Entity) -> None:
+    database = SqliteDatabase(place) if isinstance(place, Path) else place
     await database.start()
     engine = SqliteEngine(database, connector.resolver)
     await engine.start()
