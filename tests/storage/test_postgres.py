@@ -424,9 +424,17 @@ class TestWords:
         assert len(short_name("ü" * 80).encode()) <= 63
         assert short_name("short") == "short"
 
-    def test_texts_are_in_the_order_of_their_code_points(self, database: PostgresDatabase) -> None:
+    def test_texts_are_in_the_order_of_their_code_points_in_a_database_that_orders_as_people_do(
+        self, own: Server
+    ) -> None:
+        import psycopg
+
         words = ["a", "B", "ä", "Z", "z", "", " ", "\U0001f600", "\uffee"]
-        with database.writer() as connection:
+        with psycopg.connect(own.url, autocommit=True) as admin:
+            english = "CREATE DATABASE english TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'en-US'"
+            admin.execute(english)
+        with PostgresDatabase(own.url.replace("/postgres?", "/english?"), "words").writer() as connection:
+            connection.execute(MAKE)
             connection.executemany("INSERT INTO one VALUES (1, ?)", [(word,) for word in words])
             found = connection.execute("SELECT name FROM one ORDER BY name").fetchall()
         assert [word for (word,) in found] == sorted(words)
