@@ -185,12 +185,12 @@ def survey(connection: Connection) -> list[CopiedTable]:
     MoveRefused names what users made, and columns that no one declared; StorageNewer when a newer Max made
     some part.
     """
-    versions = _versions(connection)
-    if kept_files.OWNER in versions:
+    if has_part(connection, kept_files.OWNER, kept_files.MIGRATIONS):
         raise MoveRefused(
             "its connector keeps contents in this database, and they do not move yet",
             hint="leave it where it is, or connect it in the other place and sync it there",
         )
+    versions = _versions(connection)
     kinds = _entities(connection)
     own = {table for table, _ in kinds.values()}
     made = [one for one in users_own(connection) if one.kind != "table" or one.name not in own]
