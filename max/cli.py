@@ -50,6 +50,7 @@ COMMANDS = {
     "keys rotate": ("Set up", "keys", "seal those secrets with a new key"),
     "sync": ("Sync", "sync", "copy what changed into the installation's database"),
     "schedule": ("Sync", "schedule", "sync installations by themselves, again and again"),
+    "worker": ("Sync", "worker", "do the syncs of a project in Postgres, beside other hosts"),
     "status": ("Sync", "status", "show when each installation was synced, and what it holds"),
     "runs": ("Sync", "status", "list past syncs, or show one with its failures"),
     "health": ("Sync", "health", "say how installations are, for people and for monitors"),

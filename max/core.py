@@ -381,6 +381,23 @@ class Runtime(Lifecycle, Protocol):
         """Fetch what stored hooks say, in the background; returns at once."""
 
 
+class SyncLease(Protocol):
+    """The right to sync one installation, where processes of several hosts may: ``async with lease:``.
+
+    It may be entered again while it is held, and is given back at the last exit.  SyncRunning when another
+    process has it.
+    """
+
+    async def __aenter__(self) -> Self:
+        """Take it, or hold it once more."""
+
+    async def __aexit__(self, *error: object) -> None:
+        """Hold it once less."""
+
+    def hold(self) -> None:
+        """Hold it once more, where it is held; an exit ends that, too."""
+
+
 class Store(Protocol):
     """What a seeder gets: the rows of its installation, to store roots and to read what is stored.
 

@@ -47,6 +47,7 @@ them, always ``from error``.
     │   ├── SyncRunning                 another process is syncing
     │   ├── SuspiciousRemoval           so many rows are gone that a person must allow it
     │   └── LeaseLost                   a task was taken over; its result is not stored
+    │       └── SyncTakenOver               … or the whole sync was, by another process or host
     ├── HistoryError                changes were not recorded
     │   └── CursorExpired               … or are no longer stored
     ├── MissingExtra                an optional library is not installed
@@ -398,12 +399,8 @@ class FieldNotLoaded(MaxError, AttributeError):
 
     def __init__(self, entity: str, field: str, *, hint: str = "") -> None:
         self.entity, self.field = entity, field
-        super().__init__(
-            f"{entity}.{field} is not loaded",
-            hint=hint or "select it in the query, or sync a step that loads it",
-            entity=entity,
-            field=field,
-        )
+        hint = hint or "select it in the query, or sync a step that loads it"
+        super().__init__(f"{entity}.{field} is not loaded", hint=hint, entity=entity, field=field)
 
 
 class InvalidEntity(MaxError):
@@ -676,18 +673,20 @@ class SyncRunning(SyncError):
 
     def __init__(self, sync: str, owner: str) -> None:
         self.sync, self.owner = sync, owner
-        super().__init__(
-            f"sync {sync} is already running ({owner})",
-            hint="wait for it, or end it with `max pause`; if that process is gone: `max resume --force`",
-            sync=sync,
-            owner=owner,
-        )
+        hint = "wait for it, or end it with `max pause`; if that process is gone: `max resume --force`"
+        super().__init__(f"sync {sync} is already running ({owner})", hint=hint, sync=sync, owner=owner)
 
 
 class LeaseLost(SyncError):
     """A task was paused, cancelled or taken over while it ran; its result is not stored."""
 
     code = "sync.lease_lost"
+
+
+class SyncTakenOver(LeaseLost):
+    """Another process has the lease of the installation now; this one stores nothing more."""
+
+    code = "sync.taken_over"
 
 
 class SuspiciousRemoval(SyncError):

@@ -26,9 +26,9 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import cast
+from typing import Self, cast
 
-from .core import Audit, Sync, SyncOptions, TaskStore
+from .core import Audit, Sync, SyncLease, SyncOptions, TaskStore
 from .errors import Interrupted, LeaseLost, StorageError, SyncError, SyncRunning
 from .model.hooks import HOOK
 from .model.plan import SyncPlan
@@ -71,6 +71,23 @@ class NoAudit(Audit):
 
 
 NO_AUDIT = NoAudit()
+
+
+class NoLease(SyncLease):
+    """Where one machine has the installation: its sync's worker is lease enough."""
+
+    async def __aenter__(self) -> Self:
+        """Nothing is taken."""
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        """Nothing is given back."""
+
+    def hold(self) -> None:
+        """Nothing is held."""
+
+
+NO_LEASE = NoLease()
 
 # -- running a sync ------------------------------------------------------------------------
 
@@ -398,7 +415,7 @@ class SyncExecutor:
     ``worker`` is the name under which it leases tasks; the store knows how to tell whether a
     worker is alive.  ``after`` runs when a sync has ended, with the time and with what reports its
     progress.  ``cap`` tasks run at once.  ``heartbeat`` is in seconds.  ``audit`` records commands
-    to its syncs.
+    to its syncs, which run under the ``lease``.
     """
 
     def __init__(
@@ -411,9 +428,10 @@ class SyncExecutor:
         cap: int = CAP,
         heartbeat: float = HEARTBEAT,
         audit: Audit = NO_AUDIT,
+        lease: SyncLease = NO_LEASE,
     ) -> None:
         self.store, self.context, self.worker, self.cap = store, context, worker, cap
-        self.audit = audit
+        self.audit, self.lease = audit, lease
         self.heartbeat = heartbeat
         self._after = after
         self._handle: SyncHandle | None = None
@@ -432,6 +450,7 @@ class SyncExecutor:
             self._open = False
             running, self._running = self._running, None
             if running is not None:
+                await asyncio.sleep(0)  # what was begun just now has to begin, so that it can end
                 running.cancel()
                 await asyncio.gather(running, return_exceptions=True)
             if self._handle is not None:  # it may have been stopped before it ran at all
@@ -458,7 +477,7 @@ class SyncExecutor:
 
         ``notes`` are sentences for people about how it began, ``schedule`` names the schedule that begins it.
         """
-        async with self._changing:
+        async with self._changing, self.lease:
             await self._prepare()
             now = self.context.now()
             root = expand(plan, self.context.connector.resolver, options, now=now)
@@ -471,7 +490,7 @@ class SyncExecutor:
 
         ``gone`` stores what they say is gone, before anything is fetched.
         """
-        async with self._changing:
+        async with self._changing, self.lease:
             await self._prepare()
             if gone is not None:
                 await gone()
@@ -507,14 +526,14 @@ class SyncExecutor:
                 f"sync {unfinished} has not ended, and a retry would discard it",
                 hint="finish it with `max resume`, or end it with `max cancel`; then retry",
             )
-        async with self._changing:
+        async with self._changing, self.lease:
             await self._prepare()
             root = retry_graph(result.failures, now=self.context.now())
             return self._drive(await self._begin([{"retry": result.id}], root))
 
     async def resume(self, sync: str) -> SyncHandle:
         """Go on with a sync that was paused or interrupted."""
-        async with self._changing:
+        async with self._changing, self.lease:
             await self._prepare(resumes=True)
             run = await self.store.resume(sync, worker=self.worker, now=self.context.clock())
             return self._drive(run.id, run)
@@ -547,12 +566,19 @@ class SyncExecutor:
 
     async def release_tasks(self, sync: str) -> None:
         """Leave a sync for the next process; if that cannot be stored, this worker can still resume it."""
-        with contextlib.suppress(StorageError):
+        with contextlib.suppress(StorageError, LeaseLost):
             await self.store.release(sync, worker=self.worker, now=self.context.clock())
+
+    async def _run(self, loop: _SyncLoop) -> SyncResult:
+        try:
+            return await loop.run()
+        finally:
+            await self.lease.__aexit__()
 
     def _drive(self, sync: str, resumed: ResumedSync | None = None) -> SyncHandle:
         loop = _SyncLoop(self, sync, resumed)
-        self._running = asyncio.create_task(loop.run(), name=f"sync {sync}")
+        self.lease.hold()
+        self._running = asyncio.create_task(self._run(loop), name=f"sync {sync}")
         self._running.add_done_callback(lambda task: task.cancelled() or task.exception())
         self._running.add_done_callback(lambda task: loop.end(Status.INTERRUPTED))  # it may not have begun
         self._handle = SyncHandle(self, loop, self._running)

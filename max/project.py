@@ -571,7 +571,7 @@ class Project(Generic[R]):
             with self.folder.audited("schedule", info, name=name, timing=found.timing):
                 return put(self._writable(info), info, found, now=self._clock())
 
-        return await self._on_schedules(store)
+        return await self._on_schedules(target, store)
 
     async def switch_schedules(
         self, target: InstallationInfo | str, *names: str, on: bool
@@ -584,7 +584,7 @@ class Project(Generic[R]):
             with self.folder.audited("schedule", info, names=list(names), on=on):
                 return switch(self._writable(info), info, names, on=on, now=self._clock())
 
-        return await self._on_schedules(work)
+        return await self._on_schedules(target, work)
 
     async def unschedule(self, target: InstallationInfo | str, *names: str) -> list[str]:
         """Delete schedules of an installation, without names all of them; their names.  UnknownName."""
@@ -595,11 +595,17 @@ class Project(Generic[R]):
             with self.folder.audited("unschedule", info, names=list(names)):
                 return remove(self._writable(info), info, names)
 
-        return await self._on_schedules(work)
+        return await self._on_schedules(target, work)
 
-    async def _on_schedules(self, work: Callable[[], T]) -> T:
-        """Change schedules in a thread, and wake those who follow them."""
-        result = await in_thread(work)
+    async def _on_schedules(self, target: InstallationInfo | str, work: Callable[[], T]) -> T:
+        """Change schedules in a thread, and wake those who follow them, here and on other hosts."""
+
+        def change() -> T:
+            result = work()
+            self.folder.wake(self._info(target))
+            return result
+
+        result = await in_thread(change)
         for wake in self._schedule_watchers:
             wake()
         return result
@@ -794,6 +800,7 @@ def assemble(
     middlewares: Sequence[Middleware[Call]] = (),
 ) -> InstallationRuntime:
     """A runtime in this process, not started; imports what it needs, the connector among it."""
+    from .execution import NO_LEASE
     from .installations.audit import InstallationAudit
     from .installations.config import config_types, read_config
     from .installations.onboarding import destination_of
@@ -812,6 +819,9 @@ def assemble(
     hosts = connector.hosts_for(config)
     credentials = CredentialProvider(secrets, connector.credentials, hosts)
     audit = InstallationAudit(folder, info)
+    lease = folder.lease(info, database)
+    if flow is None and recording is None:
+        flow = folder.flow(info, secrets)
     return InstallationRuntime(
         info,
         connector,
@@ -822,4 +832,5 @@ def assemble(
         flow=flow,
         middlewares=middlewares,
         audit=audit,
+        lease=lease or NO_LEASE,
     )

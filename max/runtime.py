@@ -26,7 +26,17 @@ from typing import Any, NamedTuple
 
 from .connector import Connector, Installation
 from .connector_code import BUG, connector_code, place_of, returned
-from .core import Audit, Engine, InstallationInfo, Lifecycle, Runtime, SyncMeta, SyncOptions, logger
+from .core import (
+    Audit,
+    Engine,
+    InstallationInfo,
+    Lifecycle,
+    Runtime,
+    SyncLease,
+    SyncMeta,
+    SyncOptions,
+    logger,
+)
 from .engine import SqliteEngine, SqliteSyncMeta
 from .errors import (
     HookRefused,
@@ -39,7 +49,7 @@ from .errors import (
     UpstreamError,
     UsageError,
 )
-from .execution import NO_AUDIT, NO_OPTIONS, SyncContext, SyncExecutor, SyncHandle, not_started
+from .execution import NO_AUDIT, NO_LEASE, NO_OPTIONS, SyncContext, SyncExecutor, SyncHandle, not_started
 from .installations.actor import acting_as
 from .installations.files import KEPT
 from .model.account_fields import with_found
@@ -109,7 +119,8 @@ class InstallationRuntime(Runtime):
     ``recording`` is a Recording of every call to the service, or a Replay that answers instead.
     ``flow`` decides when calls may begin; without one, the limits that the operations declare apply.
     ``middlewares`` are around every attempt of every operation.  ``audit`` records who begins syncs and
-    what else changes.
+    what else changes.  Syncs run under the ``lease``, where processes of several hosts may sync the
+    installation.
     """
 
     def __init__(
@@ -125,13 +136,14 @@ class InstallationRuntime(Runtime):
         middlewares: Sequence[Middleware[Call]] = (),
         clock: Callable[[], float] = time.time,
         audit: Audit = NO_AUDIT,
+        lease: SyncLease = NO_LEASE,
     ) -> None:
         self._info, self.recording = info, recording or UpstreamAccess()
         self._started_at = 0.0
         self.flow, self._connector, self._clock, self._audit = flow, connector, clock, audit
         self._calls = CallsOf(info.id, tuple(middlewares))
         self._files = _files_of(database)
-        self._database = database
+        self._database, self.lease = database, lease
         self._engine = SqliteEngine(
             self._database,
             connector.resolver,
@@ -239,6 +251,7 @@ class InstallationRuntime(Runtime):
             after=self._engine.tidy,
             heartbeat=heartbeat,
             audit=self._audit,
+            lease=self.lease,
         )
         await executor.start()
         started.push_async_callback(executor.stop)
@@ -289,23 +302,30 @@ class InstallationRuntime(Runtime):
         self, options: SyncOptions, discard_unfinished: bool, schedule: str | None
     ) -> SyncHandle:
         async with self._lock("sync"):
-            (installation, executor), options = self._at_work(), self.recording.sync_options(options)
-            await self._make_room(executor, options, schedule)
-            unfinished = executor.running.id if executor.running else await executor.unfinished()
-            if unfinished is not None and executor.running is None and await self._is_of_hooks(unfinished):
-                unfinished = None  # the inbox still has them
-            if unfinished is not None and not discard_unfinished and options != NO_OPTIONS:
-                await self._refuse_other_options(unfinished, options)
-            if executor.running is not None:
-                return executor.running
-            await self._admit(options)
-            if unfinished is not None and not discard_unfinished:
-                return await executor.resume(unfinished)
-            async with self._beginning("discover", executor.context.credentials, schedule):
-                notes = await self._discover(installation, executor)
-            async with self._beginning("seeder", executor.context.credentials, schedule):
-                plan = await self._seed(installation, executor)
-            return await executor.begin(plan, options, notes, schedule)
+            options = self.recording.sync_options(options)
+            await self._make_room(self._at_work().executor, options, schedule)
+            async with self.lease:
+                return await self._begin_leased(options, discard_unfinished, schedule)
+
+    async def _begin_leased(
+        self, options: SyncOptions, discard_unfinished: bool, schedule: str | None
+    ) -> SyncHandle:
+        installation, executor = self._at_work()
+        unfinished = executor.running.id if executor.running else await executor.unfinished()
+        if unfinished is not None and executor.running is None and await self._is_of_hooks(unfinished):
+            unfinished = None  # the inbox still has them
+        if unfinished is not None and not discard_unfinished and options != NO_OPTIONS:
+            await self._refuse_other_options(unfinished, options)
+        if executor.running is not None:
+            return executor.running
+        await self._admit(options)
+        if unfinished is not None and not discard_unfinished:
+            return await executor.resume(unfinished)
+        async with self._beginning("discover", executor.context.credentials, schedule):
+            notes = await self._discover(installation, executor)
+        async with self._beginning("seeder", executor.context.credentials, schedule):
+            plan = await self._seed(installation, executor)
+        return await executor.begin(plan, options, notes, schedule)
 
     async def _make_room(self, executor: SyncExecutor, options: SyncOptions, schedule: str | None) -> None:
         """Wait for what need not be joined: a sync that has ended and tidies up, or one of hooks."""
@@ -440,8 +460,9 @@ class InstallationRuntime(Runtime):
         async with self._audit.call("retry_failed", of=sync or "") as facts, self._lock("sync"):
             executor = self._at_work().executor
             await self._displace_schedule(executor, None)
-            await self._admit(NO_OPTIONS)
-            handle = await executor.retry(sync)
+            async with self.lease:
+                await self._admit(NO_OPTIONS)
+                handle = await executor.retry(sync)
             facts["sync"] = handle.id
             return handle
 
@@ -566,6 +587,8 @@ class InstallationRuntime(Runtime):
                     handle = await self._refetch(executor, collapse(hooks))
             except StorageError:
                 raise
+            except SyncRunning:  # another host has begun one
+                return WAIT_FOR_SYNC
             except MaxError as error:
                 await self._end_hooks(hooks, error.message)
                 return LOOK

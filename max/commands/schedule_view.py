@@ -131,10 +131,12 @@ def waiting_words(info: InstallationInfo, run: SyncRun, what: str) -> str:
 
 
 def daemon_note(project: ProjectManager) -> str:
-    """What is to be done so that schedules are followed; empty while a daemon runs."""
+    """What is to be done so that schedules are followed; empty while a daemon or a worker does."""
     from ..installations.project_manager import folder_of
     from ..serve.daemon_folder import DaemonFolder
 
+    if project.workers():
+        return ""
     folder = DaemonFolder.if_any(folder_of(project))
     if folder is not None and folder.is_running():
         return ""

@@ -88,7 +88,7 @@ def served(options: Options, project: Project, service: HttpService) -> Iterator
         try:
             yield from announced(options, service)
             console().stdout.flush()
-            runner.run(_until_signal())
+            runner.run(until_signal())
         finally:
             runner.run(_stop(project, service))
 
@@ -101,7 +101,7 @@ def announced(options: Options, service: HttpService) -> list[str]:
     return [f"answering at {service.address}", f"the token is in {service.token_file}", *warning]
 
 
-async def _until_signal() -> None:
+async def until_signal() -> None:
     """Wait for SIGTERM or Ctrl-C; the second one ends the process at once."""
     loop, asked = asyncio.get_running_loop(), asyncio.Event()
 

@@ -61,6 +61,7 @@ OTHER_CODE = ("MAX_CONNECTORS", "MAX_TRUST")  # variables that the daemon may ha
 LAST_SYNCS = 20  # among which the completed one before is looked for
 CONTRADICTIONS = {  # by option: those that it excludes
     "all": ("retry_failed", "only", "record", "replay"),
+    "ask": ("all", "record", "replay"),
     "retry_failed": ("full", "only", "if_stale", "missing_only", "check_deletes", "allow_removals"),
     "full": ("if_stale", "missing_only"),
     "if_stale": ("missing_only", "check_deletes"),
@@ -73,6 +74,8 @@ def configure_sync(parser: Parser) -> None:
     parser.add_target(optional=True)
     about = "sync every installation, one after the other; those behind one that fails are synced too"
     parser.add_argument("--all", action="store_true", help=about)
+    about = "leave it to a worker (max worker) of a project in Postgres, and return at once"
+    parser.add_argument("--ask", action="store_true", help=about)
     begin = parser.add_mutually_exclusive_group()
     begin.add_argument(
         "--discard-unfinished", action="store_true", help="give up an interrupted sync and start a new one"
@@ -101,6 +104,7 @@ def configure_sync(parser: Parser) -> None:
         "max sync acme:default -o json",
         "max sync acme:default -o ndjson   (a line for each event; the result comes last)",
         "max sync acme:default --retry-failed",
+        "max sync acme:default --ask   (a worker does it)",
         "max sync acme:default --record acme.jsonl   (requests and responses, without the secrets)",
         "max sync acme:ticket --replay acme.jsonl    (the same sync, from the recording alone)",
         "",
@@ -155,7 +159,21 @@ def run_sync(options: Options) -> Answer:
     info = only_target(project, options.target)
     if options.only:
         check_names(options, project.connector(info).resolver)
+    if options.ask:
+        return asked(options, project, info)
     return synced(options, project, info, partial(begun, options), recording)
+
+
+def asked(options: Options, project: ProjectManager, info: InstallationInfo) -> Answer:
+    """Ask a worker for a sync, which it begins when it comes to it."""
+    given = options_json(scope(options))
+    what = {"options": given, "discard_unfinished": options.discard_unfinished, "retry": options.retry_failed}
+    with project.audited("sync", info, asked=True, **given):
+        project.ask(info, what)
+    workers = project.workers()
+    data = {"installation": str(info), "asked": True, "workers": workers}
+    notes = [] if workers else ["no worker is there to begin it; start one: max worker"]
+    return options.answer(data, lambda: [f"asked for a sync of {info}: {counted(workers, 'worker')}"], notes)
 
 
 def check_names(options: Options, resolver: Resolver) -> None:

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
-from ..errors import MaxError, MoveRefused, ProjectError, StorageEmpty, UsageError
+from ..errors import MaxError, MoveRefused, ProjectError, StorageEmpty, StorageError, UsageError
 from ..model.settings import InstallationInfo, invalid_settings, read_settings, update_settings
 from ..model.values import Json
 from ..storage import postgres_project as rows
@@ -43,8 +43,13 @@ from .project_manager import MovedInstallation, ProjectManager, name_of
 
 if TYPE_CHECKING:
     from ..connector import Connector
+    from ..core import SyncLease
     from ..storage.database import Connection, Database
+    from ..storage.postgres_leases import LeaseKeeper
+    from ..storage.postgres_work import WorkTable
+    from ..upstream.operations import FlowController
     from .onboarding import OnboardingResult
+    from .project_manager import InstallationSecrets
     from .registry import ConnectorRegistry
 
 SCHEMA = "max"  # of a project, unless its URL names another one behind #
@@ -120,6 +125,8 @@ class ProjectDatabase(ProjectManager):
         self._main = PostgresDatabase(self._url, self._schema, pool=self._pool)
         self._connectors = ProjectConnectors(root, self._allow_connectors)
         self._known_keys: Keys | None = None
+        self._leases: LeaseKeeper | None = None
+        self._has_work = False
 
     @classmethod
     def open(
@@ -254,7 +261,20 @@ class ProjectDatabase(ProjectManager):
         one = self._named(text)
         return InstallationInfo(one.connector, one.name, one.id, dict(one.config), one.connected_at)
 
+    def by_id(self, id: str) -> InstallationInfo:
+        """The installation with an id; ProjectError when it is gone."""
+        with self._reading() as connection:
+            one = rows.installation(connection, id)
+        if one is None:
+            raise ProjectError(f"the installation {id} was disconnected")
+        return _info(one)
+
     def _named(self, text: str) -> StoredInstallation:
+        if ":" in text:  # one row, where there may be thousands
+            with self._reading() as connection:
+                one = rows.named(connection, *text.split(":", 1))
+            if one is not None:
+                return one
         known = {str(one): one for one in self._stored()}
         infos = [InstallationInfo(one.connector, one.name, one.id, {}, 0.0) for one in known.values()]
         return known[name_of(text, [*known], lambda: infos)]
@@ -301,6 +321,57 @@ class ProjectDatabase(ProjectManager):
         with self._reading() as connection:
             _now(connection, info)
         return self.database(info)
+
+    @property
+    def leases(self) -> LeaseKeeper:
+        """The leases that this process has in the project."""
+        if self._leases is None:
+            from ..storage.postgres_leases import LeaseKeeper
+
+            self._leases = LeaseKeeper(self.work_table())
+        return self._leases
+
+    def lease(self, info: InstallationInfo, database: Database) -> SyncLease:
+        """A row that says which process of which host syncs the installation, and until when."""
+        from ..storage.postgres_leases import PostgresLease
+
+        if not isinstance(database, PostgresDatabase):
+            raise StorageError(f"{database.label} is in no server")
+        return PostgresLease(self.leases, info, database)
+
+    def flow(self, info: InstallationInfo, secrets: InstallationSecrets) -> FlowController:
+        """Limits that every process shares which calls for the same account."""
+        from ..upstream.shared_limits import SharedLimits
+        from .account_limits import AccountLimits
+
+        def account() -> str:
+            known, origin = secrets.stored()
+            values = [known[name] for name in sorted(known)]
+            return self._all_keys().digest(info.connector, origin or "", *values) if known else info.id
+
+        return SharedLimits(AccountLimits(self.work_table(), account))
+
+    def ask(self, info: InstallationInfo, what: Mapping[str, Json]) -> None:
+        """Ask a worker for a sync."""
+        self.refuse_foreign()
+        self.work_table().ask(info.id, what)
+
+    def workers(self) -> int:
+        """How many workers have sent a heartbeat of late."""
+        return self.work_table().workers()
+
+    def wake(self, info: InstallationInfo) -> None:
+        """Have a worker look at an installation at once."""
+        self.work_table().wake(info.id)
+
+    def work_table(self) -> WorkTable:
+        """What the installations want, and who has their leases."""
+        from ..storage.postgres_work import WorkTable
+
+        if not self._has_work:
+            self.make()  # an older Max may have made the project
+            self._has_work = True
+        return WorkTable(self._url, self._schema, self._main.label, self._pool)
 
     def credentials(self, info: InstallationInfo, destination: str | None = None) -> DatabaseCredentials:
         """The installation's secrets, for one origin alone when a ``destination`` is given."""

@@ -59,6 +59,7 @@ from .project_manager import MovedInstallation, ProjectManager, name_of
 
 if TYPE_CHECKING:
     from ..connector import Connector
+    from ..storage.database import Database
     from ..storage.sqlite import SqliteDatabase
     from .credential_file import FileCredentials, StoredSecrets
     from .onboarding import OnboardingResult
@@ -264,6 +265,26 @@ class ProjectFolder(ProjectManager):
     def _leftovers(self) -> list[Path]:
         """Halves of installations that a crash left, or a process that works on them now."""
         return [path for name in (STAGED, GONE) for path in self._installations.glob(f"{name}*")]
+
+    def lease(self, info: InstallationInfo, database: Database) -> None:
+        """None: one machine has the folder, and knows which of its processes live."""
+
+    def flow(self, info: InstallationInfo, secrets: object) -> None:
+        """None: the limits that the operations declare apply in each process."""
+
+    def ask(self, info: InstallationInfo, what: Mapping[str, Json]) -> None:
+        """UsageError: a folder has no workers."""
+        raise UsageError(
+            f"{self.label} is in files, which one machine has: it has no workers to ask",
+            hint=f"sync it here: max sync {info}",
+        )
+
+    def workers(self) -> int:
+        """0: a folder needs none."""
+        return 0
+
+    def wake(self, info: InstallationInfo) -> None:
+        """Nothing: the schedulers of this machine look at schedules by themselves."""
 
     def credentials(self, info: InstallationInfo, destination: str | None = None) -> FileCredentials:
         """The installation's secrets, for one origin alone when a ``destination`` is given."""

@@ -17,7 +17,9 @@ from ..model.values import Json
 
 if TYPE_CHECKING:
     from ..connector import Connector
+    from ..core import SyncLease
     from ..storage.database import Database
+    from ..upstream.operations import FlowController
     from .credential_file import FileCredentials, StoredSecrets
     from .database_credentials import DatabaseCredentials
     from .onboarding import OnboardingResult
@@ -115,6 +117,27 @@ class ProjectManager(Protocol):
 
         ProjectError when another installation has its name, ProjectUntrusted where nothing may be written.
         """
+
+    def lease(self, info: InstallationInfo, database: Database) -> SyncLease | None:
+        """The right to sync the installation, where processes of several hosts may; else None.
+
+        ``database`` is the one that its runtime writes, which checks the lease.
+        """
+
+    def flow(self, info: InstallationInfo, secrets: InstallationSecrets) -> FlowController | None:
+        """What shares the limits of the installation's account between hosts, where there are several."""
+
+    def ask(self, info: InstallationInfo, what: Mapping[str, Json]) -> None:
+        """Ask a worker for a sync: ``options``, ``discard_unfinished``, or ``retry`` with the id of one.
+
+        UsageError where there are no workers.
+        """
+
+    def workers(self) -> int:
+        """How many workers live, on any host, that do its syncs."""
+
+    def wake(self, info: InstallationInfo) -> None:
+        """Have a worker look at an installation, where there are some: a schedule of it was changed."""
 
     def credentials(self, info: InstallationInfo, destination: str | None = None) -> InstallationSecrets:
         """The installation's secrets, for one origin alone when a ``destination`` is given."""

@@ -81,13 +81,13 @@ class Lines(logging.Formatter):
 
 
 @contextmanager
-def errors_shown(clean: Callable[[str], str]) -> Iterator[None]:
+def errors_shown(clean: Callable[[str], str], level: int = logging.ERROR) -> Iterator[None]:
     """Log errors to stderr meanwhile: for a process that answers in the foreground and keeps no log.
 
-    ``clean`` removes secrets from a text.
+    ``clean`` removes secrets from a text.  ``level`` is the least that is logged.
     """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setLevel(logging.ERROR)
+    handler.setLevel(level)
     handler.setFormatter(Lines(clean))
     logging.getLogger().addHandler(handler)
     try:

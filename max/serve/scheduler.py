@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -33,6 +33,7 @@ from ..storage.leases import new_worker
 if TYPE_CHECKING:
     from ..core import InstallationInfo, Runtime
     from ..model.tasks import SyncResult
+    from ..model.values import Json
     from ..project import Project
     from ..storage.database import Database
 
@@ -82,7 +83,6 @@ class Scheduler:
     async def start(self) -> None:
         """Begin to look."""
         if self._running is None:
-            self._worker = await in_thread(new_worker)
             self._project.watch_schedules(self._changed.set)
             self._running = asyncio.create_task(self._run(), name="schedules")
 
@@ -141,7 +141,7 @@ class Scheduler:
         for one in sorted(due, key=lambda one: one.outlook.at or 0.0):
             key = (one.installation.id, one.schedule.name)
             if key not in self._syncs and len(self._syncs) < self._most:
-                self._syncs[key] = task = asyncio.create_task(self._fire(one), name=f"schedule {key}")
+                self._syncs[key] = task = asyncio.create_task(self.follow(one), name=f"schedule {key}")
                 task.add_done_callback(partial(self._ended, key))
 
     def _ended(self, key: tuple[str, str], task: asyncio.Task[None]) -> None:
@@ -152,8 +152,9 @@ class Scheduler:
 
     # -- one slot --------------------------------------------------------------------------
 
-    async def _fire(self, one: ScheduleStatus) -> None:
+    async def follow(self, one: ScheduleStatus) -> None:
         """Claim a slot that is due, and sync, unless another process was faster or it is skipped."""
+        self._worker = self._worker or await in_thread(new_worker)
         info, name, worker = one.installation, one.schedule.name, self._worker
         database, now = self._project.folder.database(info), self._clock
         try:
@@ -209,7 +210,7 @@ class Scheduler:
             result = await (await runtime.sync(schedule=schedule.name)).completion()
             if result.status not in WELL or result.schedule == schedule.name:
                 return result
-        return await (await runtime.sync(options_of(schedule), schedule=schedule.name)).completion()
+        return await (await runtime.sync(options_of(schedule.options), schedule=schedule.name)).completion()
 
 
 async def to_its_end(work: Callable[[], T]) -> T:
@@ -222,11 +223,11 @@ async def to_its_end(work: Callable[[], T]) -> T:
         raise
 
 
-def options_of(schedule: Schedule) -> SyncOptions:
-    """The options of a schedule's syncs."""
+def options_of(stored: Mapping[str, Json]) -> SyncOptions:
+    """The options of a sync from JSON data; what this version does not know is left out."""
     given: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list | tuple) else value
-        for name, value in schedule.options.items()
+        for name, value in stored.items()
         if name in SyncOptions._names
     }
     return SyncOptions(**given)

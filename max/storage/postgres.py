@@ -39,10 +39,18 @@ from contextlib import contextmanager, suppress
 from hashlib import sha256
 from threading import Lock
 from time import sleep
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
-from ..errors import MaxError, MissingExtra, StorageEmpty, StorageError, StorageUnreachable, UsageError
+from ..errors import (
+    MaxError,
+    MissingExtra,
+    StorageEmpty,
+    StorageError,
+    StorageUnreachable,
+    SyncTakenOver,
+    UsageError,
+)
 from ..model.values import Kind
 from .database import NONSENSE, Cursor, Database, LastWrite, Values, opened, quoted
 from .postgres_dialect import LONGEST_NAME, PostgresDialect, casefold_function, is_lost, state_of
@@ -61,6 +69,7 @@ READERS = 2  # threads that read, at most; each has a connection
 LOCK_TIMEOUT = 30  # seconds to wait for another process's transaction
 CONNECT_TIMEOUT = 10  # seconds to wait for a server that does not answer
 WAITS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 6.4, 6.4)  # seconds between tries while a server is away
+IDLE = 15  # seconds for which a transaction under a lease may wait for its process
 # A serialisation failure, a deadlock; a prepared statement whose table was changed, or that is gone.
 CONFLICTS = ("40001", "40P01", *STALE)
 MOST_CONFLICTS = 5  # in a row, after which the error is the caller's
@@ -204,7 +213,7 @@ class PostgresDatabase(Database):
     where there is none, ``stop`` waits for running work.  With durability "normal" a crash of the server
     may lose the last transactions.  Up to ``threads`` read at once, each on a connection of the ``pool``;
     without one it has a pool of its own.  ``reader`` is the role with which statements of callers read, where
-    the server has it.
+    the server has it.  ``fence`` is what each writing transaction checks while a lease is held.
     """
 
     def __init__(
@@ -225,6 +234,7 @@ class PostgresDatabase(Database):
                 hint=f"it has 1 to {LONGEST_NAME} bytes, and does not begin with pg_",
             )
         self._durability, self._reader = durability, reader
+        self.fence: Fence | None = None
         self._writer: Worker[_Session] | None = None
         self._readers: Worker[_Session] | None = None
 
@@ -368,7 +378,8 @@ class PostgresDatabase(Database):
         return self._writer
 
     def _session(self) -> _Session:
-        return _Session(self._pool, self.label, self.schema, self._write(), self._reader)
+        write = self._write()
+        return _Session(self._pool, self.label, self.schema, write, self._reader, lambda: self.fence)
 
     def _write(self) -> str:
         return WRITE if self._durability == "full" else f"{WRITE}; SET LOCAL synchronous_commit TO off"
@@ -396,12 +407,55 @@ def lock_number(schema: str) -> int:
     return int.from_bytes(sha256(f"max:{schema}".encode()).digest()[:8], signed=True)
 
 
+class Fence(NamedTuple):
+    """Who may write: the attempt that a lease has, which another process counts up when it takes that over.
+
+    It is read behind the lock of the schema, in the message that begins the transaction.  A transaction whose
+    process was stopped in the middle of it holds that lock; the server ends it after so long.
+    """
+
+    table: str  # with the leases, as SQL writes it
+    installation: str  # its id
+    attempt: int
+
+    @property
+    def statements(self) -> list[str]:
+        """The last one answers with the attempt that has the lease."""
+        id = self.installation.replace("'", "''")
+        return [
+            f"SET LOCAL idle_in_transaction_session_timeout TO '{IDLE}s'",
+            f"SELECT attempt FROM {self.table} WHERE installation = '{id}'",
+        ]
+
+    def broken(self) -> SyncTakenOver:
+        """The error of a process whose lease another one has."""
+        hint = "nothing more is stored here, and nothing is lost: the sync goes on there"
+        return SyncTakenOver("another process, or another host, has taken over this sync", hint=hint)
+
+
+def _answers(cursor: psycopg.Cursor[Any]) -> Iterator[Any]:
+    """The row of each of several statements that has one."""
+    while True:
+        if cursor.description is not None:
+            yield cursor.fetchone()
+        if not cursor.nextset():
+            return
+
+
 class _Session:
     """The transactions of one thread, each on a connection that it borrows."""
 
-    def __init__(self, pool: Pool, label: str, schema: str, write: str, reader: str) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        label: str,
+        schema: str,
+        write: str,
+        reader: str,
+        fence: Callable[[], Fence | None],
+    ) -> None:
         self._pool, self._label, self._schema, self._write = pool, label, schema, write
-        self._reader = reader
+        self._reader, self._fence = reader, fence
         self._connection: PostgresConnection | None = None
         self._number: str | None = None  # of the transaction that is open
 
@@ -477,12 +531,16 @@ class _Session:
         )
         lock = f"SELECT pg_advisory_xact_lock({lock_number(self._schema)}), pg_current_xact_id()::text"
         reads = how in (READ, JOIN)
-        cursor = self._first(f"{how}; {local}{'' if reads else f'; {lock}'}")
+        fence = None if reads else self._fence()
+        words = [how, local] if reads else [how, local, lock, *([] if fence is None else fence.statements)]
+        cursor = self._first("; ".join(words))
         self._number = None
-        if not reads:
-            while cursor.nextset():
-                pass
-            self._number = cursor.fetchone()[1]
+        answers = [] if reads else [*_answers(cursor)]
+        for answer in answers[:1]:
+            self._number = answer[1]
+        if fence is not None and answers[1:] != [(fence.attempt,)]:
+            self.rollback()
+            raise fence.broken()
         return self._connection  # type: ignore[return-value]
 
     def _first(self, sql: str) -> Any:

@@ -57,6 +57,7 @@ GO_ON = "what was stored before is safe; start it again when the server answers"
 ERRORS: dict[str, tuple[type[StorageError], str]] = {
     "08": (StorageUnreachable, GO_ON),
     "57P": (StorageUnreachable, GO_ON),
+    "25P03": (StorageUnreachable, GO_ON),
     "53100": (StorageFull, "free some space on the server's disk; what was stored before is safe"),
     "53300": (StorageBusy, "raise max_connections, put PgBouncer before the server, or run less at once"),
     "53": (StorageError, "the server lacks memory or another resource; what was stored before is safe"),
@@ -72,7 +73,7 @@ ERRORS: dict[str, tuple[type[StorageError], str]] = {
     "XX": (StorageCorrupt, "read the server's log; restore a backup when an index or a table is damaged"),
 }
 FATAL = ("08", "25", "28", "3D", "40", "42501", "53", "55P03", "57", "58", "XX")
-LOST = ("08", "57P", "53300")  # the server has ended the connection, or will, or has none to give now
+LOST = ("08", "25P03", "57P", "53300")  # the server has ended the connection, or has none to give now
 
 TOKEN = re.compile(
     r"""

@@ -16,6 +16,7 @@ from .catalogue import has_part, migrate
 from .database import Connection, decoding, quoted
 from .postgres import EXISTS, lock_number
 from .postgres import translated as translated
+from .postgres_work import WORK_TABLES
 
 OWNER = "project"  # of these tables, in the catalogue
 MIGRATIONS = (
@@ -40,10 +41,12 @@ MIGRATIONS = (
         PRIMARY KEY (installation, name)
     )
     """,
+    WORK_TABLES,
 )
 COLUMNS = "id, connector, name, place, config, settings, connected_at, destination, version"
 ALL = f"SELECT {COLUMNS} FROM installation ORDER BY connector, name"
 ONE = f"SELECT {COLUMNS} FROM installation WHERE id = ?"
+NAMED = f"SELECT {COLUMNS} FROM installation WHERE connector = ? AND name = ?"
 ADD = f"INSERT INTO installation ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1)"
 CONFIGURE = "UPDATE installation SET config = ?, destination = ?, version = version + 1 WHERE id = ?"
 SET = "UPDATE installation SET settings = ?, version = version + 1 WHERE id = ?"
@@ -99,6 +102,12 @@ def installation(connection: Connection, id: str) -> StoredInstallation | None:
     return None if row is None else _read(row)
 
 
+def named(connection: Connection, connector: str, name: str) -> StoredInstallation | None:
+    """The installation with a name."""
+    row = connection.execute(NAMED, (connector, name)).fetchone()
+    return None if row is None else _read(row)
+
+
 def _read(row: Sequence[object]) -> StoredInstallation:
     id, connector, name, place, config, settings, at, destination, version = row
     with decoding("configuration of an installation"):
@@ -116,6 +125,7 @@ def add(connection: Connection, one: StoredInstallation) -> None:
     connection.execute(
         ADD, (one.id, one.connector, one.name, one.place, *texts, one.connected_at, one.destination)
     )
+    connection.execute("INSERT INTO work (installation, due) VALUES (?, 0)", (one.id,))
 
 
 def configure(connection: Connection, id: str, config: Mapping[str, Json], destination: str | None) -> None:

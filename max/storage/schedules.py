@@ -277,3 +277,9 @@ def finish(connection: Connection, name: str, problem: str | None, *, worker: st
 def give_up(connection: Connection, name: str, *, worker: str) -> None:
     """Leave a worker's slot to others: its sync has not begun, or goes on without this worker."""
     connection.execute(GIVE_UP, (name, worker))
+
+
+def give_up_all(connection: Connection) -> None:
+    """Leave every claimed slot to others: the process that claimed it has lost the installation's lease."""
+    if has_part(connection, OWNER, MIGRATIONS):
+        connection.execute("UPDATE _max_schedule_slot SET worker = '' WHERE worker IS NOT NULL")

@@ -375,6 +375,20 @@ def apply_command(
         finish_sync(connection, sync, Status.CANCELLED, now=now)
 
 
+def take_over(connection: Connection, *, now: float) -> None:
+    """The caller has the lease of the installation, so that no other process works on its syncs any more.
+
+    One that was to pause or to end when its process was lost does so now.
+    """
+    if not has_part(connection, OWNER, MIGRATIONS):
+        return
+    connection.execute("DELETE FROM _max_worker")  # a worker without a heartbeat is dead
+    for found in unfinished_runs(connection, now=now):
+        command = _command(connection, found.id)
+        if found.status is Status.INTERRUPTED and command is not SyncCommand.RUN:
+            apply_command(connection, found.id, command, now=now, died=True)
+
+
 def resume_tasks(connection: Connection, sync: str) -> None:
     """Tasks that paused between two pages may be claimed again."""
     connection.execute(RESUME_TASKS, (sync,))

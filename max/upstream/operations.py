@@ -264,7 +264,7 @@ class FlowController(Protocol):
         """The names of the limits that are blocked now, sorted; for people to read."""
 
 
-class _Permits:
+class Permits:
     """The permits of one limit: how many calls may run at once, and when one may start.
 
     How many adapts as TCP's window does (AIMD).  A good answer while all permits are in use adds a
@@ -284,22 +284,22 @@ class _Permits:
         self.blocked_until = 0.0
 
     def blocked_for(self) -> float:
-        return max(0.0, self.blocked_until - _now())
+        return max(0.0, self.blocked_until - now())
 
     def start(self, points: int) -> float:
         """Seconds until a call may start; when 0 it has started, and counts in the window."""
         blocked = self.blocked_for()
         if blocked or self.limit.calls is None:
             return blocked
-        now, started, per = _now(), self.started, self.limit.per
-        while started and started[0][0] + per <= now:
+        moment, started, per = now(), self.started, self.limit.per
+        while started and started[0][0] + per <= moment:
             self.points -= started.popleft()[1]
         missing = self.points + points - self.limit.calls
         for at, taken in started if missing > 0 else ():
             missing -= taken
             if missing <= 0:
-                return max(at + per - now, SHORTEST)
-        started.append((now, points))
+                return max(at + per - moment, SHORTEST)
+        started.append((moment, points))
         self.points += points
         return 0.0
 
@@ -317,7 +317,7 @@ class _Permits:
         if refused:
             narrower = max(1, self.width // 2)
             self.surplus += self.width - narrower
-            self.width, self.good, self.halved_at = narrower, 0, _now()
+            self.width, self.good, self.halved_at = narrower, 0, now()
         elif self.slots.locked() and self.width < self.limit.concurrency:
             self.good += 1
             if self.halved_at == -math.inf or self.good == self.width:
@@ -329,13 +329,13 @@ class Limits(FlowController):
     """Gives the permits that the operations' limits allow."""
 
     def __init__(self) -> None:
-        self._permits: dict[str, _Permits] = {}
+        self._permits: dict[str, Permits] = {}
 
-    def _of(self, limit: Limit) -> _Permits:
+    def _of(self, limit: Limit) -> Permits:
         """The permits of a limit; ConnectorError when another limit has the same name."""
         permits = self._permits.get(limit.name)
         if permits is None:
-            permits = self._permits[limit.name] = _Permits(limit)
+            permits = self._permits[limit.name] = Permits(limit)
         elif permits.limit is not limit and permits.limit != limit:
             raise ConnectorError(f"two limits have the same name: {permits.limit} and {limit}")
         return permits
@@ -360,16 +360,22 @@ class Limits(FlowController):
         under_way = _UNDER_WAY.get()
         return under_way is not None and under_way[0] is self and under_way[1].limit == operation.limit
 
-    async def _start(self, permits: _Permits, operation: AnyOperation, max_wait: float) -> None:
+    async def _start(self, permits: Permits, operation: AnyOperation, max_wait: float) -> None:
+        await self._unblocked(permits, operation, max_wait)
         while (wait := permits.start(operation.points)) > 0:
-            blocked = permits.blocked_for()
+            await asyncio.sleep(wait)  # no event tells when a window or a block ends
+            await self._unblocked(permits, operation, max_wait)
+
+    async def _unblocked(self, permits: Permits, operation: AnyOperation, max_wait: float) -> None:
+        """Wait for the end of a block; QuotaExceeded when that takes longer than ``max_wait`` seconds."""
+        while blocked := permits.blocked_for():
             if blocked > max_wait:
                 raise QuotaExceeded(
                     f"{operation.limit.name}: the service asked to wait {blocked:.0f} s more",
                     hint="try again later",
                     retry_after=blocked,
                 )
-            await asyncio.sleep(wait)  # no event tells when a window or a block ends
+            await asyncio.sleep(blocked)
 
     def release(self, operation: AnyOperation) -> None:
         """Give the permit back."""
@@ -383,7 +389,7 @@ class Limits(FlowController):
     def block_for(self, operation: AnyOperation, seconds: float) -> None:
         """Start no call of this limit for so long; a longer block stays."""
         permits = self._of(operation.limit)
-        permits.blocked_until = max(_now() + seconds, permits.blocked_until)
+        permits.blocked_until = max(now() + seconds, permits.blocked_until)
 
     def blocked_limits(self) -> list[str]:
         """The names of the limits that are blocked now, sorted."""
@@ -435,13 +441,13 @@ class CredentialRefresh:
         async with self._lock:
             if self.generation > generation:
                 return
-            if self._failure is not None and _now() < self._failed_at + FAILURE_KEPT:
+            if self._failure is not None and now() < self._failed_at + FAILURE_KEPT:
                 raise self._failure
             try:
                 await self._renew()
             except Exception as error:
                 may_pass = isinstance(error, UpstreamError) and error.retryable
-                self._failure, self._failed_at = None if may_pass else error, _now()
+                self._failure, self._failed_at = None if may_pass else error, now()
                 raise
             self.generation += 1
 
@@ -496,7 +502,7 @@ class OperationRunner:
         if not self._stopped:
             self._stopped = True
             for wait in self._waits:
-                wait.reschedule(_now())
+                wait.reschedule(now())
 
     def allow_calls(self) -> None:
         """Begin calls again."""
@@ -586,7 +592,7 @@ class OperationRunner:
         outer = _UNDER_WAY.set((self._flow, operation))
         _LAST_ATTEMPT.set(call)
         self._under_way += 1
-        began = _now()
+        began = now()
         try:
             output = await self._chain(call)
             self._flow.answered(operation, began, refused=False)
@@ -700,6 +706,6 @@ def _from_os(name: str, error: OSError) -> MaxError:
     return LoaderFault(f"{name}: {error}", hint="check the disk and the system; then sync again")
 
 
-def _now() -> float:
+def now() -> float:
     """The event loop's own time, in which its sleeps are measured."""
     return asyncio.get_running_loop().time()

@@ -77,6 +77,7 @@ WORDS = {  # what each command is called with
     "trust": ["--list"],
     "sync": ["mine"],
     "schedule": ["mine", "--every", "15m"],
+    "worker": [],  # it needs a database
     "status": [],
     "watch": ["--once"],
     "health": [],

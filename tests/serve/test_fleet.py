@@ -1,0 +1,121 @@
+"""Workers of a fleet, as real processes on a real server: some are killed, one is stopped and goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from max.installations.project_database import ProjectDatabase
+from max.storage.postgres import PostgresDatabase
+from tests.command_line import Cli, running
+from tests.fleets import Fleet, Sources, Worker, fleet, wait_until
+from tests.postgres_server import server, shared_url
+
+pytestmark = pytest.mark.postgres
+NAMES = [f"n{number}" for number in range(6)]
+SIZE: dict[str, Any] = {"workspaces": 1, "users": 12, "projects": 3, "tasks": 60, "files": 1, "page_size": 10}
+SLOW = 150.0  # milliseconds before each answer
+DRAINED = 0  # the exit status of a worker that was asked to end
+
+
+def busy(one: Fleet, sources: Sources, *, of: str = "") -> Worker | None:
+    """A worker that is in the middle of a sync, of an installation if one is named."""
+    for name in [of] if of else NAMES:
+        owner = one.owner(name)
+        is_running = owner is not None and owner.poll() is None
+        if is_running and sources.served(name) >= 3 and one.status(name) == "running" and one.in_flight(name):
+            return owner
+    return None
+
+
+class TestFleet:
+    """Three workers and six installations; no worker is spared."""
+
+    def test_p8_every_table_equals_its_source_whatever_becomes_of_the_workers(self, tmp_path: Path) -> None:
+        with (
+            server() as postgres,
+            Sources(NAMES, latency_ms=SLOW, **SIZE) as sources,
+            fleet(postgres.url, tmp_path, sources.urls) as one,
+        ):
+            again = dict.fromkeys(NAMES, 0)  # pages that may be fetched twice, by installation
+
+            def lose(worker: Worker) -> None:
+                """Let the leases of a worker expire that sends no more heartbeats."""
+                for name in one.owned(worker):
+                    again[name] += one.in_flight(name)
+                    one.expire(name)
+
+            for name in NAMES:
+                one.table.ask(one.ids[name], {})
+            for _ in range(3):
+                one.work("--concurrency", "2")
+            killed = wait_until(lambda: busy(one, sources), "a worker is busy")
+            killed.kill()
+            killed.wait()
+            lose(killed)
+            stopped = wait_until(lambda: busy(one, sources), "another one is busy")
+            stopped.send_signal(signal.SIGSTOP)
+            held = one.owned(stopped)
+            lose(stopped)
+            (last,) = {*one.workers} - {killed, stopped}
+            wait_until(lambda: set(held) <= set(one.owned(last)) | one.completed(), "the last one has all")
+            postgres.stop()
+            postgres.start()
+            wait_until(lambda: one.completed() == set(NAMES), "every sync has ended")
+
+            stopped.send_signal(signal.SIGCONT)
+            wait_until(lambda: "taken over this sync" in one.said(one.workers.index(stopped)), "it notices")
+            assert {name: one.stored(name) for name in NAMES} == {name: sources.rows(name) for name in NAMES}
+            assert {name: sources.again(name) for name in NAMES if sources.again(name) > again[name]} == {}
+            assert one.held_by_two() == []
+            assert one.taken_over() >= 2
+            for worker in (stopped, last):
+                worker.send_signal(signal.SIGTERM)
+                assert worker.wait() == DRAINED, one.said(one.workers.index(worker))
+            assert [one.table.leased_by(id) for id in one.ids.values()] == [None] * len(NAMES)
+
+
+class TestTheCommand:
+    """What `max worker` and `max sync --ask` say where they cannot work."""
+
+    @pytest.fixture
+    def cli(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+        monkeypatch.setenv("MAX_HOME", str(tmp_path / "home"))
+        monkeypatch.delenv("MAX_DATABASE", raising=False)
+        monkeypatch.chdir(tmp_path)
+        return running(capsys)
+
+    def test_a_project_in_a_folder_has_no_workers(self, cli: Cli) -> None:
+        cli("sync", "acme:default")
+        for words in (["worker"], ["sync", "acme", "--ask"]):
+            refused = cli(*words)
+            assert refused.status == 2
+            assert "is in files, which one machine has" in refused.err
+
+    @pytest.mark.parametrize("number", ["0", "-1", "many", "101"])
+    def test_the_number_of_installations_is_from_1_to_100(self, cli: Cli, number: str) -> None:
+        refused = cli("worker", f"--concurrency={number}")
+        assert (refused.status, "a whole number from 1 to 100" in refused.err) == (2, True)
+
+    def test_a_server_that_does_not_answer_ends_it(self, cli: Cli, tmp_path: Path) -> None:
+        refused = cli("worker", "--database", f"postgresql://x@/y?host={tmp_path}", "-o", "json")
+        assert (refused.status, refused.error["code"]) == (1, "storage.unreachable")
+
+    def test_what_is_asked_for_waits_for_a_worker(self, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MAX_DATABASE", f"{shared_url()}#ask{os.getpid()}")
+        project = ProjectDatabase.open(os.environ["MAX_DATABASE"], create=True)
+        try:
+            project.add("acme", "default", {}, {}, now=1.0)
+            assert "start one: max worker" in cli("sync", "acme", "--ask").err
+            answer = cli("sync", "acme", "--ask", "--full", "-o", "json")
+            assert (answer.status, answer.data["workers"]) == (0, 0)
+            (claim,) = project.work_table().claim("me", [])
+            assert claim.asked == {"options": {"full": True}, "discard_unfinished": False, "retry": None}
+        finally:
+            with PostgresDatabase(shared_url(), "public").writer() as connection:
+                for name in (f"ask{os.getpid()}", f"ask{os.getpid()}_audit"):
+                    connection.execute(f'DROP SCHEMA IF EXISTS "{name}" CASCADE')

@@ -1,0 +1,195 @@
+"""Leases in rows: who may store what, what is found first, and what a process that is stopped holds."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from max.errors import SyncTakenOver
+from max.installations.project_database import ProjectDatabase
+from max.storage import postgres
+from max.storage.postgres import Fence, PostgresConnection, PostgresDatabase
+from max.storage.postgres_work import BEAT, LEASE, Claim, WorkTable
+from tests.postgres_server import shared_url
+
+pytestmark = pytest.mark.postgres
+LONGEST = 30.0  # seconds after which the work of a dead host goes on elsewhere
+numbers = itertools.count()
+
+
+class Work:
+    """A project's table of work, with installations of no connector."""
+
+    def __init__(self, project: ProjectDatabase, schema: str) -> None:
+        self.project, self.table, self.schema = project, project.work_table(), schema
+
+    def add(self, *names: str) -> list[str]:
+        """The ids of new installations."""
+        return [self.project.add("acme", name, {}, {}, now=1.0).id for name in names]
+
+    def clear(self) -> None:
+        with PostgresDatabase(shared_url(), self.schema).writer() as connection:
+            connection.execute("DELETE FROM installation")
+
+    def set(self, assignment: str, id: str) -> None:
+        with PostgresDatabase(shared_url(), self.schema).writer() as connection:
+            connection.execute(f"UPDATE work SET {assignment} WHERE installation = ?", (id,))
+
+
+@pytest.fixture(scope="module")
+def work() -> Iterator[Work]:
+    schema = f"w{os.getpid()}x{next(numbers)}"
+    found = Work(ProjectDatabase.open(f"{shared_url()}#{schema}", create=True), schema)
+    yield found
+    with PostgresDatabase(shared_url(), "public").writer() as connection:
+        for name in (schema, f"{schema}_audit", f"{schema}_data"):
+            connection.execute(f'DROP SCHEMA IF EXISTS "{name}" CASCADE')
+
+
+@pytest.fixture
+def empty(work: Work) -> Work:
+    """The same, without an installation."""
+    work.clear()
+    return work
+
+
+class TestFindingWork:
+    """What is due for longest comes first, once."""
+
+    def test_each_work_is_claimed_once_and_the_oldest_first(self, empty: Work) -> None:
+        first, second, later, none = empty.add("first", "second", "later", "nothing")
+        for id, due in ((second, 20), (first, 10), (later, 4_000_000_000), (none, "NULL")):
+            empty.set(f"due = {due}", id)
+        claimed = [empty.table.claim("a", [], 1), empty.table.claim("b", [], 5), empty.table.claim("c", [])]
+        assert [[one.installation for one in some] for some in claimed] == [[first], [second], []]
+
+    def test_it_is_the_first_entry_of_an_index_however_many_installations_there_are(
+        self, empty: Work
+    ) -> None:
+        (id,) = empty.add("one")
+        with PostgresDatabase(shared_url(), empty.schema).writer() as connection:
+            sql = """
+                INSERT INTO installation SELECT 'i' || n, 'acme', 'i' || n, 'p' || n, '{}', '{}', 0, NULL, 1
+                  FROM generate_series(1, 2000) AS n
+            """
+            connection.execute(sql)
+            connection.execute("INSERT INTO work SELECT id, 4e9 FROM installation WHERE id <> ?", (id,))
+            connection.execute("ANALYZE work")
+            plan = connection.execute(f"EXPLAIN {postgres_claim()}", ([], 1, "a")).fetchall()
+        assert any("Index Scan using work_due" in line for (line,) in plan), plan
+        assert not any("Seq Scan" in line for (line,) in plan), plan
+
+    def test_what_is_asked_during_a_lease_is_due_when_it_is_given_back(self, empty: Work) -> None:
+        (id,) = empty.add("one")
+        (claim, again) = (claimed(empty.table, id), {"options": {"full": True}})
+        empty.table.ask(id, again)
+        assert empty.table.claim("b", []) == []
+        empty.table.give_back("a", claim, next_at=None)
+        assert [one.asked for one in empty.table.claim("b", [])] == [again]
+
+    def test_a_lease_that_another_one_has_cannot_be_given_back(self, empty: Work) -> None:
+        (id,) = empty.add("one")
+        old = claimed(empty.table, id)
+        empty.set("due = 0", id)
+        assert [one.before for one in empty.table.claim("b", [])] == ["a"]
+        empty.table.give_back("a", old, next_at=None)
+        assert empty.table.leased_by(id) == "b"
+        assert empty.table.keep("a", [id]) == {}
+
+    def test_the_work_of_a_dead_host_is_found_within_half_a_minute(self) -> None:
+        from max.serve.fleet import LOOK
+
+        assert BEAT + LEASE + LOOK <= LONGEST
+
+
+def postgres_claim() -> str:
+    """The statement that claims work, in a project's schema."""
+    from max.storage.postgres_work import CLAIM
+
+    return CLAIM.format(work="work")
+
+
+def claimed(table: WorkTable, id: str) -> Claim:
+    table.wake(id)
+    (claim,) = table.claim("a", [])
+    return claim
+
+
+def put(number: int) -> Callable[[Any], Any]:
+    return lambda connection: connection.execute("INSERT INTO one VALUES (?)", (number,))
+
+
+STEPS = st.lists(st.tuples(st.sampled_from(["claim", "expire", "write"]), st.integers(0, 2)), max_size=14)
+
+
+class TestFencing:
+    """A transaction under a lease that another process has by now stores nothing."""
+
+    @settings(max_examples=15)
+    @given(steps=STEPS)
+    def test_p8_only_the_newest_owner_of_a_lease_stores_anything(
+        self, work: Work, steps: list[tuple[str, int]]
+    ) -> None:
+        work.clear()
+        (id,) = work.add("one")
+        work.table.wake(id)
+
+        async def main() -> None:
+            owners = [PostgresDatabase(shared_url(), f"{work.schema}_data") for _ in range(3)]
+            for one in owners:
+                await one.start()
+            await owners[0].transact(lambda c: c.execute("CREATE TABLE IF NOT EXISTS one (n INTEGER)"))
+            await owners[0].transact(lambda c: c.execute("DELETE FROM one"))
+            newest: int | None = None
+            due, stored = True, []
+            for number, (what, who) in enumerate(steps):
+                if what == "expire":
+                    work.set("due = 0", id)
+                    due = True
+                elif what == "claim":
+                    found = work.table.claim(f"owner {who}", [])
+                    assert bool(found) is due
+                    for claim in found:
+                        newest, due = who, False
+                        owners[who].fence = Fence(work.table.name, id, claim.attempt)
+                elif newest == who:
+                    await owners[who].transact(put(number))
+                    stored.append((number,))
+                elif owners[who].fence is not None:
+                    with pytest.raises(SyncTakenOver, match="has taken over this sync"):
+                        await owners[who].transact(put(number))
+            rows = await owners[0].read(lambda c: c.execute("SELECT n FROM one ORDER BY n").fetchall())
+            assert rows == stored
+            for one in owners:
+                await one.stop()
+
+        asyncio.run(main())
+
+    def test_a_transaction_whose_process_is_stopped_holds_up_the_next_owner_for_a_while_alone(
+        self, empty: Work, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(postgres, "IDLE", 1)
+        (id,) = empty.add("one")
+        old, new = (PostgresDatabase(shared_url(), f"{empty.schema}_data") for _ in range(2))
+        old.fence = Fence(empty.table.name, id, claimed(empty.table, id).attempt)
+        with old.writer():
+            pass  # makes the schema
+        stopped = old._session()
+        connection = stopped.begin(postgres.WRITE)
+        connection.execute("CREATE TABLE never (n INTEGER)")
+        empty.set("due = 0", id)
+        new.fence = Fence(empty.table.name, id, empty.table.claim("b", [])[0].attempt)
+        with new.writer() as other:  # waits for the lock until the server has ended the other transaction
+            assert other.dialect.columns(other, "never") == set()
+        with pytest.raises(PostgresConnection.dialect.errors):
+            connection.execute("INSERT INTO never VALUES (1)")
+        stopped.rollback()
+        with pytest.raises(SyncTakenOver):
+            stopped.transact(put(1))
