@@ -13,12 +13,13 @@ import tempfile
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from shutil import copytree, rmtree
 from typing import Any, cast
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from max import Project
@@ -95,6 +96,8 @@ class TestBounds:
 
     @settings(max_examples=40, deadline=None)
     @given(steps=STEPS, own=st.integers(1, 4), common=st.integers(1, 6))
+    @example(steps=[("ask", 0), ("ask", 1)], own=1, common=1)  # the bound of all
+    @example(steps=[("ask", 0), ("ask", 0)], own=1, common=2)  # that of one
     def test_p43_pending_calls_never_exceed_their_bounds_and_a_refusal_says_when_to_retry(
         self, steps: list[tuple[str, int]], own: int, common: int
     ) -> None:
@@ -108,6 +111,9 @@ class TestBounds:
                 def is_settled() -> bool:
                     return bounds.open_calls == len(open_calls) == len(methods.waiting)
 
+                def is_decided(call: asyncio.Task[Any]) -> bool:
+                    return call.done() or len(methods.waiting) > len(open_calls)
+
                 for what, number in steps:
                     mine = [one for one in open_calls if one[0] == number]
                     if what == "ask":
@@ -117,8 +123,10 @@ class TestBounds:
                             open_calls.append((number, call))
                             await until(is_settled)
                         else:
+                            await until(partial(is_decided, call))
+                            assert len(methods.waiting) == len(open_calls)
                             with pytest.raises(DaemonBusy) as refused:
-                                await asyncio.wait_for(call, 240)
+                                await call
                             assert refused.value.retry_after > 0
                     elif what == "answer" and open_calls:
                         methods.waiting[0].set_result([])
