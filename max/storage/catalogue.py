@@ -158,7 +158,8 @@ def forget_lost(connection: Connection) -> set[str]:
     """Forget the views, indexes and triggers of ours that a user dropped; the kinds of those."""
     present = {name for _, name, _, _ in connection.dialect.objects(connection)}
     made = connection.execute("SELECT name, kind FROM _max_object").fetchall()
-    lost = [(name, kind) for name, kind in made if name not in present]
+    stored_name = connection.dialect.stored_name
+    lost = [(name, kind) for name, kind in made if stored_name(name) not in present]
     connection.executemany("DELETE FROM _max_object WHERE name = ?", [(name,) for name, _ in lost])
     return {kind for _, kind in lost}
 

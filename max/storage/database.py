@@ -86,6 +86,9 @@ class Connection(Protocol):
     def execute(self, sql: str, values: Values = ..., /) -> Cursor:
         """Run one statement."""
 
+    def scan(self, sql: str, values: Values, /) -> Iterator[Any]:
+        """The rows of a statement, however many: few of them are in memory at a time."""
+
     def executemany(self, sql: str, rows: Iterable[Values], /) -> Cursor:
         """Run one statement for each row of values."""
 
@@ -304,7 +307,13 @@ class Dialect(Protocol):
         """Make known to a connection what ``contains`` has a statement call."""
 
     def columns(self, connection: Connection, table: str) -> set[str]:
-        """The columns of a table, generated ones included; empty when there is none of this name."""
+        """The columns of a table, generated ones included; empty when there is none of this name.
+
+        A name that was too long for the database is among them as well.
+        """
+
+    def stored_name(self, name: str) -> str:
+        """A name of ours as ``objects`` tells it: shorter, where it was too long; no two become one."""
 
     def objects(self, connection: Connection) -> list[tuple[str, str, str, str]]:
         """Every table, index, view, trigger and generated column (``column``) of the database.

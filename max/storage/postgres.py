@@ -97,6 +97,10 @@ class PostgresConnection:
         """Run one statement; or, without values, several."""
         return self._statements.run(sql, values)
 
+    def scan(self, sql: str, values: Values, /) -> Iterator[Any]:
+        """The rows of a statement, a thousand at a time by a cursor of the server."""
+        return self._statements.scan(sql, values)
+
     def executemany(self, sql: str, rows: Iterable[Values], /) -> Cursor:
         """Run one statement for each row of values, without waiting for one before the next is sent."""
         return self._statements.run_each(sql, rows)

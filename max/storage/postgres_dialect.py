@@ -147,6 +147,13 @@ class _Placeholder:
         return self._words(f"{self._sign}{name}")
 
 
+class _Names(set[str]):
+    """Names as the server has them: a long one is found although it was made shorter."""
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(short_name(str(name)))
+
+
 class PostgresDialect(Dialect):
     """The dialect of Postgres 15 and newer, with the errors of psycopg."""
 
@@ -216,7 +223,11 @@ class PostgresDialect(Dialect):
 
     def columns(self, connection: Connection, table: str) -> set[str]:
         """The columns of a table or a view; empty when there is none of this name."""
-        return {name for (name,) in connection.execute(COLUMNS, (table,))}
+        return _Names(name for (name,) in connection.execute(COLUMNS, (short_name(table),)))
+
+    def stored_name(self, name: str) -> str:
+        """A name of more than 63 bytes ends in a digest of all of it."""
+        return short_name(name)
 
     def objects(self, connection: Connection) -> list[tuple[str, str, str, str]]:
         """The statements are those that Postgres would write."""
@@ -415,10 +426,10 @@ def numbered(sql: str) -> tuple[str, list[str]]:
         if kind == "place":
             places += 1
             return f"${places}"
-        if kind == "name" and len(text.encode()) > LONGEST_NAME:
-            return quoted(short_name(text[1:-1].replace('""', '"')))
+        if kind == "name":
+            return _shortened(text)
         if kind == "body":
-            return TYPE.sub(lambda word: WORDS[word[0]], text)
+            return IN_BODY.sub(_in_body, text)
         if kind == "type":
             return 'text COLLATE "C"' if defines and text == "TEXT" else WORDS[text]
         return text
@@ -452,7 +463,18 @@ def nul_error() -> Exception:
     return DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
 
 
-TYPE = re.compile(r"\b(?:INTEGER|REAL|TEXT)\b")
+IN_BODY = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|\b(?:INTEGER|REAL|TEXT)\b""")
+
+
+def _in_body(match: re.Match[str]) -> str:
+    """A text, a name or a type in the body of a function."""
+    word = match[0]
+    return _shortened(word) if word.startswith('"') else WORDS.get(word, word)
+
+
+def _shortened(name: str) -> str:
+    """A quoted name, which Postgres would cut."""
+    return quoted(short_name(name[1:-1].replace('""', '"'))) if len(name) > LONGEST_NAME // 4 else name
 
 
 def short_name(name: str) -> str:

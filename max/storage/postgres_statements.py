@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
 
 MOST_PREPARED = 500  # statements that the server keeps for a connection
+FETCHED = 1_000  # rows of a scan that are in memory
 MOST_KNOWN = 5_000  # statements whose words are kept
 PREPARED = ("SELECT", "INSERT", "UPDATE", "DELETE", "WITH")
 DEFINING = ("CREATE", "ALTER", "DROP")
@@ -98,7 +99,7 @@ class Statements:
         self.schema = ""  # where the names of the next statements lead
         self._known: dict[str, _Statement] = {}
         self._prepared: dict[tuple[str, str, tuple[int, ...]], bytes] = {}
-        self._names = 0
+        self._names = self._scans = 0
         self._inserts: dict[tuple[str, tuple[Kind, ...]], str] = {}
 
     def run(self, sql: str, values: Values) -> Cursor:
@@ -138,6 +139,19 @@ class Statements:
             if not raw.closed:
                 raw.pgconn.exit_pipeline_mode()
         return Rows(sum([self._checked(one[-1]).command_tuples or 0 for one in results[:-1]]), ())
+
+    def scan(self, sql: str, values: Values) -> Iterator[tuple[Any, ...]]:
+        """The rows of a SELECT by a cursor of the server, which ends with them, or with the transaction.
+
+        One that is left in its middle is not closed: its garbage may be collected when another has the
+        connection.
+        """
+        self._scans += 1
+        name = f"_max_scan_{self._scans}"
+        self.run(f"DECLARE {name} NO SCROLL CURSOR FOR {sql}", values)
+        while rows := self.run(f"FETCH FORWARD {FETCHED} FROM {name}", ()).fetchall():
+            yield from rows
+        self.run(f"CLOSE {name}", ())
 
     def insert(self, sql: str, kinds: Sequence[Kind], rows: Iterable[Sequence[Any]]) -> None:
         """Run an INSERT whose ``{rows}`` are these."""

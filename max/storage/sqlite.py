@@ -42,7 +42,7 @@ from ..errors import (
 )
 from ..model.values import Kind
 from .catalogue import is_older
-from .database import NONSENSE, Connection, Database, LastWrite, opened, quoted
+from .database import NONSENSE, Connection, Database, LastWrite, Values, opened, quoted
 from .sqlite_dialect import SqliteDialect, primary_code
 from .workers import Worker
 
@@ -73,6 +73,10 @@ class SqliteConnection(sqlite3.Connection):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         opened(self)
+
+    def scan(self, sql: str, values: Values, /) -> Iterator[Any]:
+        """The rows of a statement, each read from the file when it is asked for."""
+        return iter(self.execute(sql, values))
 
     def insert(self, sql: str, kinds: Sequence[Kind], rows: Iterable[Sequence[Any]], /) -> None:
         """Run an INSERT whose ``{rows}`` are these, many with a statement."""

@@ -187,6 +187,10 @@ class SqliteDialect(Dialect):
         """The columns of a table or a view; empty when there is none of this name."""
         return {row[1] for row in connection.execute(f"PRAGMA table_xinfo({quoted(table)})")}
 
+    def stored_name(self, name: str) -> str:
+        """Names may be of any length."""
+        return name
+
     def objects(self, connection: Connection) -> list[tuple[str, str, str, str]]:
         """The statements are in the schema's own words; an index without one belongs to its table."""
         return connection.execute(OBJECTS).fetchall()

@@ -266,7 +266,7 @@ class Tables:
     ) -> Iterator[Sequence[Sequence[Any]]]:
         sql, values = scan(self._mappings, query, columns)
         connection.dialect.prepare(connection, sql)
-        rows = iter(connection.execute(sql, values))
+        rows = connection.scan(sql, values)
         while piece := list(islice(rows, size)):
             yield list(zip(*piece, strict=True))
 

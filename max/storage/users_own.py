@@ -59,7 +59,7 @@ def users_own(connection: Connection) -> list[UsersOwn]:
 
     Tables of ours, and what belongs to them, begin with ``_max_``; a user may have begun a name so, too.
     """
-    ours = catalogue.names(connection)
+    ours = {*map(connection.dialect.stored_name, catalogue.names(connection))}
     found = [UsersOwn(*one) for one in connection.dialect.objects(connection)]
     found = [one for one in found if one.kind == "view" or not one.place.startswith("_max_")]
     return [one for one in found if one.name not in ours]

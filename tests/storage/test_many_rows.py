@@ -111,6 +111,22 @@ class TestPostgres:
         database.delete()
         assert list(map(repr, found)) == [repr(real) for _, real in rows]
 
+    def test_a_scan_has_few_rows_in_memory_and_leaves_room_for_other_statements(self) -> None:
+        database = PostgresDatabase(shared_url(), new_schema())
+        try:
+            with database.writer() as connection:
+                endless = "SELECT n FROM (SELECT generate_series(1, 1000000000) AS n) AS s WHERE n > ?"
+                first, second = connection.scan(endless, (5,)), connection.scan("SELECT 1 WHERE ? = 1", (1,))
+                found = [next(first) for _ in range(1_500)]
+                assert list(second) == [(1,)]
+                found.append(next(first))
+                assert connection.execute("SELECT count(*) FROM pg_cursors WHERE name <> ''").fetchone() == (
+                    1,
+                )
+        finally:
+            database.delete()
+        assert found == [(number,) for number in range(6, 1_507)]
+
     def test_an_unchanged_page_writes_no_tuple_of_a_row(self) -> None:
         database = PostgresDatabase(shared_url(), new_schema())
         versions = "SELECT CAST(ctid AS text), CAST(xmin AS text) FROM _person ORDER BY _row"
@@ -118,7 +134,7 @@ class TestPostgres:
 
         async def body(store: Store) -> list[Any]:
             found = []
-            for at, page in ((100.0, people), (200.0, people), (300.0, people[::-1])):
+            for at, page in ((100.0, people), (200.0, people), (300.0, people[1:] + people[:1])):
                 await store.page(Team.ref("t"), Team.people, *page, at=at)
                 with database.reader() as connection:
                     found.append(connection.execute(versions).fetchall())
