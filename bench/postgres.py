@@ -28,7 +28,7 @@ from .records import FIELDS, PAGE, SourceRecord, listing, make, reading, running
 from .tasks import SOURCE, Thing
 
 RECORDS = 50_000
-TASKS = 8_000
+TASKS = 2_000
 CLAIMED = 16  # tasks at a time
 ROUNDS = 3
 
@@ -120,7 +120,7 @@ def compare_tasks(server: BenchServer) -> None:
     rows = []
     for way, against in words.items():
         by = timings[way]
-        must = "≥ 0.5" if way == "each" else ""
+        must = "≥ 0.5 by the clock" if way == "each" else ""
         rows.append(Row("the executor", value, by.cpu / ours.cpu, against, must, by.wall / ours.wall))
         rows.append(server.row("tasks", way, against))
     report("postgres: tasks", rows)
