@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import pytest
 
+from max.engine import SqliteEngine
 from max.model.entities import Entity, Field, Many, Ref
 from max.model.schema import Schema
 from max.storage.users_own import users_own
@@ -35,8 +38,9 @@ def test_two_long_names_that_differ_at_their_end_are_two_fields_also_when_opened
     schema = Schema([Desk, Item], roots=[Desk])
 
     async def store(store: Store, id: str) -> None:
-        await store.engine.store(Item(id, **{A: f"{id}, one", B: f"{id}, two", C: Desk.ref("d")}))
-        await store.engine.tidy(1.0)
+        values: dict[str, Any] = {A: f"{id}, one", B: f"{id}, two", C: Desk.ref("d")}
+        await store.engine.store(Item(id, **values))
+        await cast(SqliteEngine, store.engine).tidy(1.0)
 
     async def ask(store: Store) -> list[tuple[str, str]]:
         found = await store.engine.query(Item).order_by(f"-{B}").all()
