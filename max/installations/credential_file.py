@@ -35,6 +35,7 @@ from .files import (
     replace_file,
     translated,
 )
+from .secret_store import SecretStore
 
 if TYPE_CHECKING:
     from .audit import InstallationAudit
@@ -76,7 +77,7 @@ def refuse_other_origin(
         )
 
 
-class FileCredentials:
+class FileCredentials(SecretStore):
     """A CredentialStore: one JSON file that its owner alone can read.
 
     Safe beside other tasks and other processes: no change is lost.  ``timeout`` is how many
@@ -100,26 +101,6 @@ class FileCredentials:
         self._info, self._destination = info, destination
         self._digest = None if info is None else config_digest(info.config)
 
-    async def get(self, name: str) -> str | None:
-        """The secret, or None."""
-        return (await in_thread(self.read)).get(name)
-
-    async def set(self, name: str, secret: str) -> None:
-        """Keep a secret; it is on the disk when this returns."""
-        await self.update({name: secret})
-
-    async def update(self, secrets: Mapping[str, str]) -> None:
-        """Keep several secrets in one step; they are on the disk when this returns."""
-        await in_thread(lambda: self.change(lambda kept: kept | dict(secrets)))
-
-    async def delete(self, name: str) -> None:
-        """Forget a secret; not an error when there is none."""
-        await in_thread(lambda: self.change(lambda kept: {n: s for n, s in kept.items() if n != name}))
-
-    async def names(self) -> list[str]:
-        """The names of the secrets, sorted."""
-        return sorted(await in_thread(self.read))
-
     @asynccontextmanager
     async def renewal_lock(self) -> AsyncIterator[None]:
         """Hold the lock for renewing secrets; a thread waits for it, not the event loop."""
@@ -140,10 +121,6 @@ class FileCredentials:
             yield
         finally:
             lock.release()
-
-    def read(self) -> dict[str, str]:
-        """Every secret by its name; blocks."""
-        return self.stored().secrets
 
     def stored(self) -> StoredSecrets:
         """Every secret by its name, and the origin that they were given for; blocks.

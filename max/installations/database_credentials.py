@@ -8,7 +8,7 @@ Rule 2: a renewal holds a lock of the server, so that of all processes on all ho
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from ..storage import postgres_project as rows
 from ..storage.postgres_project import SealedSecret
 from .credential_file import RENEWAL_TIMEOUT, StoredSecrets, refuse_other_origin
 from .files import changed_names
+from .secret_store import SecretStore
 
 if TYPE_CHECKING:
     from ..storage.database import Connection, Database
@@ -34,7 +35,7 @@ def sealed(keys: Keys, id: str, given: StoredSecrets) -> list[SealedSecret]:
     ]
 
 
-class DatabaseCredentials:
+class DatabaseCredentials(SecretStore):
     """A CredentialStore: sealed rows of one installation.
 
     Safe beside other tasks, processes and hosts: no change is lost.  ``database`` is the project's.  With
@@ -57,26 +58,6 @@ class DatabaseCredentials:
         self._destination, self.timeout = destination, timeout
         self._audit, self._recorded = audit, False
 
-    async def get(self, name: str) -> str | None:
-        """The secret, or None."""
-        return (await in_thread(self.read)).get(name)
-
-    async def set(self, name: str, secret: str) -> None:
-        """Keep a secret; it is stored when this returns."""
-        await self.update({name: secret})
-
-    async def update(self, secrets: Mapping[str, str]) -> None:
-        """Keep several secrets in one step; they are stored when this returns."""
-        await in_thread(lambda: self.change(lambda kept: kept | dict(secrets)))
-
-    async def delete(self, name: str) -> None:
-        """Forget a secret; not an error when there is none."""
-        await in_thread(lambda: self.change(lambda kept: {n: s for n, s in kept.items() if n != name}))
-
-    async def names(self) -> list[str]:
-        """The names of the secrets, sorted."""
-        return sorted(await in_thread(self.read))
-
     @asynccontextmanager
     async def renewal_lock(self) -> AsyncIterator[None]:
         """Hold the lock for renewing secrets; a thread waits for it, not the event loop."""
@@ -95,10 +76,6 @@ class DatabaseCredentials:
             with rows.translated(self._database.label):
                 rows.hold(connection, self._info.id, seconds=self.timeout)
             yield
-
-    def read(self) -> dict[str, str]:
-        """Every secret by its name; blocks."""
-        return self.stored().secrets
 
     def stored(self) -> StoredSecrets:
         """Every secret by its name, and the origin that they were given for; blocks.

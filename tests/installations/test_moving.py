@@ -42,12 +42,12 @@ from max.installations.projects import find_project, move_of, unopened
 from max.model.settings import InstallationInfo
 from max.model.tasks import Status
 from max.project import Project
-from max.storage import moves, sqlite
 from max.storage import postgres as postgres_module
-from max.storage.database import Database, quoted
+from max.storage import sqlite
 from max.storage.postgres import PostgresDatabase
 from tests.command_line import prepare, take
 from tests.postgres_server import shared_url
+from tests.storage.test_moves import content
 
 NOW = 1_700_000_000.0
 KILLS = int(os.environ.get("MAX_KILLS", "2"))  # in each direction
@@ -109,17 +109,6 @@ def moved(project: ProjectManager, to: str | Path, *names: str) -> list[str]:
     """Move installations, or the whole project; their names."""
     chosen = [project.target(name) for name in names] or None
     return [str(one.info) for one in move_of(project, str(to), chosen).run()]
-
-
-def content(database: Database) -> dict[str, list[tuple[Any, ...]]]:
-    """Every row of every table that is moved."""
-    with database.reader() as connection:
-        found = {}
-        for table in moves.survey(connection):
-            columns = ", ".join(map(quoted, table.columns))
-            rows = connection.execute(f"SELECT {columns} FROM {quoted(table.name)}").fetchall()
-            found[table.name] = sorted(rows, key=repr)
-        return found
 
 
 def data_of(project: ProjectManager, name: str = "acme:default") -> dict[str, list[tuple[Any, ...]]]:

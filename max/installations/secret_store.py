@@ -1,0 +1,48 @@
+"""What every place that keeps secrets has in common: a CredentialStore from reading all and changing some."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from ..core import in_thread
+
+if TYPE_CHECKING:
+    from .credential_file import StoredSecrets
+
+
+class SecretStore(ABC):
+    """The secrets of one installation, kept where ``stored`` and ``change`` find them."""
+
+    async def get(self, name: str) -> str | None:
+        """The secret, or None."""
+        return (await in_thread(self.read)).get(name)
+
+    async def set(self, name: str, secret: str) -> None:
+        """Keep a secret; it is stored when this returns."""
+        await self.update({name: secret})
+
+    async def update(self, secrets: Mapping[str, str]) -> None:
+        """Keep several secrets in one step; they are stored when this returns."""
+        await in_thread(lambda: self.change(lambda kept: kept | dict(secrets)))
+
+    async def delete(self, name: str) -> None:
+        """Forget a secret; not an error when there is none."""
+        await in_thread(lambda: self.change(lambda kept: {n: s for n, s in kept.items() if n != name}))
+
+    async def names(self) -> list[str]:
+        """The names of the secrets, sorted."""
+        return sorted(await in_thread(self.read))
+
+    def read(self) -> dict[str, str]:
+        """Every secret by its name; blocks."""
+        return self.stored().secrets
+
+    @abstractmethod
+    def stored(self) -> StoredSecrets:
+        """Every secret by its name, and the origin that they were given for; blocks."""
+
+    @abstractmethod
+    def change(self, update: Callable[[dict[str, str]], dict[str, str]]) -> None:
+        """Replace the secrets by what ``update`` returns for them; blocks until they are stored."""
