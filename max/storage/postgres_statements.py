@@ -106,13 +106,13 @@ class Statements:
         """Run one statement; or, without values, several."""
         statement = self._statement(sql)
         if statement.is_several and not values:
-            self._prepared.clear()
+            self._forget()
             return self._raw.execute(sql if statement.text is sql else statement.text, prepare=False)
         types, dumped = self._dump(statement.ordered(values))
         self._send(statement, self._name(statement, types), types, dumped)
         result = self._answer()
         if statement.is_defining:
-            self._prepared.clear()
+            self._forget()
         rows = result.ntuples
         if not rows:
             return Rows(result.command_tuples or 0, ())
@@ -164,6 +164,12 @@ class Statements:
             arrays = ", ".join(f"CAST(? AS {ARRAYS.get(kind, 'text')}[])" for kind in kinds)
             self._inserts[key] = written = sql.replace("{rows}", f"SELECT * FROM unnest({arrays})")
         self.run(written, list(map(array_text, columns)))
+
+    def _forget(self) -> None:
+        """Have nothing prepared any more: what the server kept would cost at each change of a table."""
+        if self._prepared:
+            self._prepared.clear()
+            self._raw.execute("DEALLOCATE ALL", prepare=False)
 
     def _statement(self, sql: str) -> _Statement:
         found = self._known.get(sql)

@@ -192,3 +192,14 @@ def test_statements_are_prepared_where_there_is_no_pooler() -> None:
     raw = pool_of(shared_url()).take()[0]
     assert raw.prepare_threshold is not None
     raw.close()
+
+
+def test_what_a_connection_has_forgotten_the_server_has_not_kept(database: PostgresDatabase) -> None:
+    kept = "SELECT count(*) FROM pg_prepared_statements"
+    with database.writer() as connection:
+        for number in range(3):
+            for _ in range(3):
+                connection.execute("SELECT nspname FROM pg_namespace WHERE nspname = ?", (f"{number}",))
+            assert connection.execute(kept).fetchone()[0] > 0
+            connection.execute(f"CREATE TABLE made_{number} (id INTEGER)")
+            assert connection.execute(kept).fetchone()[0] <= 1  # this one
