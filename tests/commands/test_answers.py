@@ -42,6 +42,7 @@ TRIED = {
     "changes": "changes acme --limit 2",
     "sql": 'sql acme "SELECT id, title FROM acme_task ORDER BY id LIMIT 2"',
     "trust": "trust --list",
+    "move": "move acme:default --to ../elsewhere --plan",
     "connector check": "connector check acme --no-types",
 }
 # Commands that read, and answer with no rows or with rows of their own shape.

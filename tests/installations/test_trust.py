@@ -73,6 +73,7 @@ WORDS = {  # what each command is called with
     "connect": ["mine:second"],
     "settings": ["mine", "history=changes"],
     "disconnect": ["mine", "--yes"],
+    "move": ["--to", "../other"],
     "ls": [],
     "trust": ["--list"],
     "sync": ["mine"],
