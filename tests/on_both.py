@@ -60,6 +60,7 @@ IN_A_FOLDER: Mapping[str, str] = {
     "tests/commands/test_forward.py": "the daemon of a folder answers; what it reads is asked in the others",
     "tests/commands/test_forward_failures.py": "the daemon of a folder answers",
     "tests/commands/test_forward_parts.py": "the daemon of a folder answers",
+    "tests/commands/test_move.py": "it moves a folder into a database and back",
     "tests/commands/test_odd_places.py": "it is about places on a disk",
     "tests/commands/test_row_table.py": "it is about text alone",
     "tests/commands/test_screens.py": "it is about text, and one project in a folder serves all its tests",

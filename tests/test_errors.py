@@ -142,6 +142,7 @@ def test_codes_never_change_once_released() -> None:
         "RecordingError": "recording",
         "ReplayMismatch": "replay.mismatch",
         "SyncError": "sync",
+        "SyncTakenOver": "sync.taken_over",
         "SyncRunning": "sync.running",
         "SuspiciousRemoval": "sync.removals",
         "SyncTokenRefused": "upstream.sync_token",
