@@ -28,6 +28,8 @@ HERE = Path(__file__).parent
 OLD, NEW = "old-token-0123456789", "new-token-9876543210"
 CREDENTIALS = ("credentials.json", ".credentials.json.new")  # the second is a leftover of a kill
 OTHER = "other-token-5555555555"
+FIRST = 8  # operations, in which disconnecting removes the secrets and then the rest
+DISCONNECTING = 6  # the place of that scenario
 MANY = 300  # kills: as many as all commands have operations
 
 
@@ -207,7 +209,8 @@ def kill(
 def main(folder: Path, most: int) -> dict[str, int]:
     """Kill so often in all; how often each command was killed.
 
-    Few kills are drawn at random; many begin with every operation of every command.
+    Few kills begin with the first operations of disconnecting, whose order matters most, and are drawn at
+    random then; many begin with every operation of every command.
     """
     draw, killed = Random(most), dict[str, int]()
     services, template = Services(folder), folder / "template"
@@ -224,6 +227,8 @@ def main(folder: Path, most: int) -> dict[str, int]:
                 for nth in count(1):
                     if enough(scenario, nth, None):
                         break
+        for nth in range(1, FIRST + 1) if most < MANY else ():
+            enough(scenarios(services)[DISCONNECTING], nth, None)
         while sum(killed.values()) < most:
             scenario = draw.choice(scenarios(services))
             enough(scenario, draw.randint(1, 30), draw.choice([None, draw.randint(1, 30)]))

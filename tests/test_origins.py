@@ -365,6 +365,18 @@ class TestOddFiles:
         for command in ("ls", "status"):
             assert ODD[kind] in gated(command).err
 
+    @pytest.mark.parametrize("kind", ["pipe", "device", "folder", "large file"])
+    def test_what_is_no_file_in_the_place_of_the_projects_own_is_named_and_never_waited_for(
+        self, kind: str, gated: Cli, tmp_path: Path
+    ) -> None:
+        file = tmp_path / ".max" / "project.json"
+        make(kind, file)
+        assert gated("sync", "acme:default", "-q").status == 0
+        for command in ("ls", "status", "runs", "settings gated:main", "disconnect gated:main --yes"):
+            run = gated(*command.split())
+            assert (command, run.status) == (command, 1)
+            assert f"{file} is broken: {ODD[kind]}" in run.err
+
     @pytest.mark.parametrize("kind", ["pipe", "device", "dangling link", "words"])
     def test_what_is_in_the_place_of_a_folder_is_named_and_can_be_removed(
         self, kind: str, gated: Cli, tmp_path: Path

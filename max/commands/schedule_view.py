@@ -137,6 +137,8 @@ def daemon_note(project: ProjectManager) -> str:
 
     if project.workers():
         return ""
+    if project.root is None:  # a database without a folder, where no daemon can run
+        return "no worker is there, which follows schedules; start one: max worker"
     folder = DaemonFolder.if_any(folder_of(project))
     if folder is not None and folder.is_running():
         return ""

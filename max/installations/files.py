@@ -28,7 +28,7 @@ POLL = 0.02  # seconds between two attempts to lock a file
 
 def read_object(path: Path) -> dict[str, Json]:
     """A file's JSON object; ProjectError says what is wrong with it."""
-    text = _content(path)
+    text = content(path)
     try:
         data = json.loads(text, parse_constant=_refuse_constant)
     except ValueError as error:
@@ -40,7 +40,7 @@ def read_object(path: Path) -> dict[str, Json]:
     return data
 
 
-def _content(path: Path) -> bytes:
+def content(path: Path) -> bytes:
     """The bytes of a plain file; a pipe or a device in its place is neither waited for nor read."""
     with translated(path):
         if path.is_symlink() and not path.exists():

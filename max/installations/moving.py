@@ -205,14 +205,25 @@ class Move:
             with self._source.writable_database(one.info).writer() as connection:
                 moves.note_handing_over(connection)
         self._target.admit(leaving)
+        for one in coming:
+            self._refuse_taken_back(one)
         self._places.lead()
         given = {one.info.id: one.secrets for one in leaving}
         for one in planned:
             with self._source.credentials(one.info).blocking_renewal_lock():
+                self._refuse_taken_back(one)
                 now = self._source.leaving(one.info).secrets
                 if given.get(one.info.id, now) != now:  # renewed since then: the service knows these alone
                     self._target.credentials(one.info).change(partial(_instead, now.secrets))
                 self._source.remove(one.info, keep_data=False)
+
+    def _refuse_taken_back(self, one: Planned) -> None:
+        """MoveRefused when ``undo`` has let it stay meanwhile, or has removed what was copied."""
+        if moving_to(self._source, one.info) is None or (one.tables and not self._target.has_data(one.info)):
+            raise MoveRefused(
+                f"the move of {one.info} was taken back meanwhile: nothing of it is removed",
+                hint=f"disconnect it in {self._target.address}, and move it again",
+            )
 
     def _carry_audit(self) -> bool:
         """Have the audit of a whole project in the target, unless that has one of its own; whether it has."""
@@ -274,7 +285,8 @@ def undo(project: ProjectManager, info: InstallationInfo, mark: Mark, target: Pr
             hint="run the same max move again: what is left here is removed",
         )
     database = project.writable_database(info)
-    with project.audited("move.undo", info, to=mark.target):
+    renewal = project.credentials(info).blocking_renewal_lock()  # a move holds it when it removes
+    with renewal, project.audited("move.undo", info, to=mark.target):
         with database.writer() as connection:
             moves.thaw(connection)
             is_empty = not moves.survey(connection)

@@ -70,8 +70,14 @@ def without_password(url: str) -> str:
 
 
 def refuse_password(url: str) -> None:
-    """UsageError for a URL that holds a password, where it would be seen or kept."""
-    parts = urlsplit(url)
+    """UsageError for a URL that holds a password, where it would be seen or kept, and for what is no URL."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise UsageError(
+            f"that is no URL of a database: {error}", hint="write postgresql://USER@HOST:PORT/DATABASE"
+        ) from None
     if ":" in parts.netloc.rpartition("@")[0] or "password" in dict(parse_qsl(parts.query)):
         raise UsageError(
             "a password in a URL is seen by other users, and would be kept on the disk",
@@ -341,11 +347,14 @@ class ProjectDatabase(ProjectManager):
 
     def flow(self, info: InstallationInfo, secrets: InstallationSecrets) -> FlowController:
         """Limits that every process shares which calls for the same account."""
+        from ..upstream.oauth import OAuth
         from ..upstream.shared_limits import SharedLimits
         from .account_limits import AccountLimits
 
         def account() -> str:
             known, origin = secrets.stored()
+            if known.keys() & {OAuth.ACCESS_TOKEN.name, OAuth.REFRESH_TOKEN.name}:
+                return info.id  # they change, and no other installation has the same ones
             values = [known[name] for name in sorted(known)]
             return self._all_keys().digest(info.connector, origin or "", *values) if known else info.id
 
@@ -358,7 +367,12 @@ class ProjectDatabase(ProjectManager):
 
     def workers(self) -> int:
         """How many workers have sent a heartbeat of late."""
-        return self.work_table().workers()
+        from ..storage.postgres_work import WORKERS
+
+        with self._reading() as connection:  # a command that reads asks this: it makes nothing
+            if not connection.dialect.columns(connection, "worker"):
+                return 0  # an older Max has made the project
+            return int(connection.execute(WORKERS.format(worker="worker")).fetchone()[0])
 
     def wake(self, info: InstallationInfo) -> None:
         """Have a worker look at an installation at once."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import MoveRefused, ProjectError, ProjectUntrusted
 from ..model.settings import InstallationInfo
-from .files import FOLDER, encoded, locked, read_object, replace_file, translated
+from .files import FOLDER, content, encoded, locked, read_object, replace_file, translated
 from .project_folder import ProjectFolder
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def database_of(root: Path) -> str | None:
     """The URL that a folder names; None when its project is in its files."""
     file = root / FOLDER / IDENTITY
     with translated(file):
-        if not file.exists() or f'"{DATABASE}"'.encode() not in file.read_bytes():
+        if not file.exists() or f'"{DATABASE}"'.encode() not in content(file):
             return None
     url = read_object(file).get(DATABASE)
     return url if is_url(url if isinstance(url, str) else "") else None

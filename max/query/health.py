@@ -9,6 +9,7 @@ from ..storage.database import Database
 from ..storage.event_log import newest_of
 from ..storage.health import health_facts, note_health
 from ..storage.schedules import statuses
+from ..storage.tables import check_connector
 
 
 def health(database: Database, info: InstallationInfo, *, now: float) -> InstallationHealth:
@@ -18,6 +19,7 @@ def health(database: Database, info: InstallationInfo, *, now: float) -> Install
         return _of(info, health_of(facts), facts, None)
     try:
         with database.reader() as connection:
+            check_connector(connection, info.connector)
             facts = health_facts(connection, connected_at=info.connected_at, now=now)
             upcoming = [one.outlook.at for one in statuses(connection, info, now=now)]
     except StorageError as error:

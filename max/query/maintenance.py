@@ -24,7 +24,7 @@ from ..storage import sync_log
 from ..storage.freshness import latest_request
 from ..storage.schema_evolution import MigrationPlan, plan
 from ..storage.table_writer import TableWriter
-from ..storage.tables import refuse_foreign, with_account_fields
+from ..storage.tables import check_connector, refuse_foreign, with_account_fields
 from .ages import entity_and_field
 from .reader import Where, conditions_of, open_reader, read_ref, synced
 
@@ -137,6 +137,7 @@ def request(
     SyncError when the newest sync has ended.
     """
     with synced(database, info).writer() as connection:
+        check_connector(connection, info.connector)
         last = next(iter(sync_log.runs(connection, 1, now=now)), None)
         if last is None or last.status.final:
             ended = f"; the last one is {last.status}" if last else ""

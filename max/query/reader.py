@@ -23,7 +23,7 @@ from ..model.entities import Entity, FieldOf, Ref, RefKey
 from ..model.filters import Filter
 from ..model.query import Query, QueryPage, RowPage, columns_of, parse_fields, parse_paths
 from ..storage.database import interruptible as interruptible
-from ..storage.tables import Tables, refuse_foreign
+from ..storage.tables import Tables, check_connector, refuse_foreign
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -456,6 +456,7 @@ class Reader:
 
         name = None if entity is None else self.entity(entity).__name__
         with self._reading() as connection:
+            check_connector(connection, self.info.connector)
             return quarantined(connection, entity=name, limit=limit)
 
     def has_hooks(self) -> bool:
@@ -487,6 +488,7 @@ class Reader:
         from ..storage.sync_log import runs
 
         with self._reading() as connection:
+            check_connector(connection, self.info.connector)
             return runs(connection, limit, beginning=beginning, now=self.now)
 
     def check_idle(self) -> None:
@@ -501,6 +503,7 @@ class Reader:
         from ..storage.sync_log import result
 
         with self._reading() as connection:
+            check_connector(connection, self.info.connector)
             return result(connection, id, now=self.now)
 
     def waiting(self, sync: str) -> tuple[float, int, str] | None:

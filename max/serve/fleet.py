@@ -28,7 +28,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..core import in_thread, logger
-from ..errors import Interrupted, MaxError, StorageError, SyncRunning, SyncTakenOver, UsageError
+from ..errors import Interrupted, MaxError, StorageError, SyncError, SyncRunning, SyncTakenOver, UsageError
 from ..installations.actor import acting_as
 from ..installations.project_database import ProjectDatabase
 from ..query.work import NextWork, next_work
@@ -46,6 +46,7 @@ LOOK = 5.0  # seconds, at most, between two looks at the work
 LEAST = 0.05  # seconds between two looks, while another is about to claim what is due
 AGAIN = 1.0  # seconds until an installation is looked at again whose schedule was followed
 DRAIN = 20.0  # seconds in which syncs pause when it stops
+MOST_LOST = 2  # processes in a row that may end during an installation's work, before it has to wait
 
 log = logger("worker")
 
@@ -179,6 +180,8 @@ class FleetWorker:
         try:
             with acting_as("worker"):
                 self._go_on()
+                if claim.before is not None and claim.failures > MOST_LOST:
+                    raise SyncError(f"{claim.failures} processes in a row have ended during its work")
                 info = await in_thread(lambda: self._database.by_id(claim.installation))
                 found = await self._next_work(info)
                 if claim.asked is not None or claim.before is not None or not found.is_nothing:
@@ -196,7 +199,8 @@ class FleetWorker:
             next_at = self._now() + AGAIN if isinstance(error, SyncRunning) else AT_ONCE
             log.info("%s: %s", info, error)
         except Exception as error:
-            failures, problem = claim.failures + 1, message_of(error)
+            failures = claim.failures + (claim.before is None)  # else the claim has counted it
+            problem = message_of(error)
             next_at = self._now() + wait_after(failures)
             log.warning("the work of %s cannot be done: %s", info or claim.installation, problem)
         await self._give_back(claim, lease, info, next_at=next_at, failures=failures, problem=problem)

@@ -279,7 +279,8 @@ class PostgresDatabase(Database):
 
     async def transact(self, work: Work[T]) -> T:
         """Run work in one transaction; what it raises undoes all of it.  It may run more than once."""
-        return await self._running().run(lambda session: session.transact(work))
+        fence = self.fence  # the caller's: its lease may be given back before the thread comes to it
+        return await self._running().run(lambda session: session.under(fence).transact(work))
 
     async def read(self, work: Work[T]) -> T:
         """Run work in one snapshot, beside the writer."""
@@ -482,6 +483,11 @@ class _Session:
 
                 grant_reading(connection, self._schema, self._reader)
             self.commit()
+
+    def under(self, fence: Fence | None) -> _Session:
+        """The same, for a caller who has this fence."""
+        self._fence = lambda: fence
+        return self
 
     def transact(self, work: Work[T]) -> T:
         """Run work in one transaction, again while the server says that it could go well."""

@@ -91,7 +91,7 @@ class LeaseKeeper:
     def _keep(self) -> None:
         if self.show:
             self.table.show_worker(self.owner)
-        asked = {id: lease.attempt for id, lease in self._leases.items()}
+        asked = {id: lease.attempt for id, lease in [*self._leases.items()]}
         kept = self.table.keep(self.owner, asked) if asked else {}
         for id, attempt in asked.items():
             lease = self._leases.get(id)

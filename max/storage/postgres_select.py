@@ -36,7 +36,8 @@ HARMLESS = {  # of the functions whose answer differs from call to call
     *("pg_sleep", "pg_table_size", "pg_total_relation_size", "random", "random_normal", "system"),
     "timeofday",
 }
-CALLED = re.compile(r"""([^\W\d]\w*)"?\s*(?=\(|/\*|--)""")  # a comment may hide the bracket
+CALLED = re.compile(r"""([^\W\d][\w$]*)"?\s*(?=\(|/\*|--)""")  # a comment may hide the bracket
+QUOTED = re.compile(r"""(?="((?:[^"]|"")+)"\s*(?:\(|/\*|--))""")  # a name that may hold anything
 ESCAPED_NAME = re.compile(r'\bU&"', re.IGNORECASE)
 EFFECTS = """
     SELECT DISTINCT CAST(proname AS text) FROM pg_proc
@@ -176,12 +177,13 @@ def _refuse_effects(connection: Any, statement: str) -> None:
     """InvalidSql for a statement that calls, or may call, a function with effects."""
     if ESCAPED_NAME.search(statement):
         raise InvalidSql(statement, 'a name may not be written as U&"…"', hint="write it as it is")
-    called = {name.lower() for name in CALLED.findall(statement)} - HARMLESS
+    names, quotes = CALLED.findall(statement), QUOTED.findall(statement)
+    called = {*names, *map(str.lower, names), *(one.replace('""', '"') for one in quotes)} - HARMLESS
     found = connection.execute(EFFECTS, (sorted(called),)).fetchall() if called else []
     if found:
         hint = f"{ONE_SELECT}; a function of your own that only reads has to be declared STABLE"
-        names = ", ".join(name for (name,) in found)
-        raise InvalidSql(statement, f"it calls what may do more than read: {names}", hint=hint)
+        effects = ", ".join(name for (name,) in found)
+        raise InvalidSql(statement, f"it calls what may do more than read: {effects}", hint=hint)
 
 
 def _become_reader(connection: Any) -> None:

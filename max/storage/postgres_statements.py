@@ -222,8 +222,7 @@ class Statements:
 
     def _prepare(self, statement: _Statement, types: tuple[int, ...]) -> bytes:
         if len(self._prepared) >= MOST_PREPARED:
-            self._prepared.clear()
-            self._raw.execute("DEALLOCATE ALL")
+            self._forget()
         self._names += 1
         name = f"max_{self._names}".encode()
         self._raw.pgconn.send_prepare(name, statement.text.encode(), types)

@@ -501,8 +501,10 @@ class TableWriter(Tables):
 
 def check_parts(connection: Connection) -> None:
     """StorageNewer when a newer Max wrote some part of the database: no other part is written then."""
+    from . import event_log, inbox, kept_files, schedules  # they are seldom needed before
+
     has_part(connection, OWNER, MIGRATIONS)
-    for part in (quarantine, change_log, sync_log, full_text):
+    for part in (quarantine, change_log, sync_log, full_text, event_log, inbox, kept_files, schedules):
         has_part(connection, part.OWNER, part.MIGRATIONS)
 
 

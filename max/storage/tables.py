@@ -121,6 +121,12 @@ def refuse_foreign(stored: str, connector: str) -> None:
         )
 
 
+def check_connector(connection: Connection, connector: str) -> None:
+    """StorageForeign when the database, if it has data, holds those of another connector."""
+    stored: Any = read_schema(connection)
+    refuse_foreign((stored or {}).get("connector", ""), connector)
+
+
 class Tables:
     """The entities of one schema, and what is known of their age, their listings and their changes.
 

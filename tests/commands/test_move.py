@@ -98,6 +98,8 @@ def test_what_is_being_moved_can_be_read_is_not_synced_and_can_be_taken_back(cli
         ("--to .", 2, "it is in .* already"),
         ("nothing --to ../x", 2, "unknown installation 'nothing'"),
         ("--to postgresql://a:b@c/d", 2, "a password in a URL"),
+        ("--to postgresql://[bad/d", 2, "that is no URL of a database"),
+        ("--to postgresql://c:x/d", 2, "that is no URL of a database"),
         ("--to /dev/null/x", 1, "Not a directory"),
     ],
 )

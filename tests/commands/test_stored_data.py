@@ -53,6 +53,10 @@ def execute(sql: str) -> None:
         ("quarantine", [["quarantine", "acme"]]),
         ("change log", [["changes", "acme"]]),
         ("sync log", [["runs", "acme"], ["status", "acme"]]),
+        ("event log", []),
+        ("schedules", [["schedule", "acme"]]),
+        ("inbox", []),
+        ("kept files", []),
     ],
 )
 def test_data_of_a_newer_max_is_neither_read_nor_written(
@@ -71,11 +75,12 @@ def test_data_of_a_newer_max_is_neither_read_nor_written(
 def test_data_of_another_connector_is_neither_read_nor_written(cli: Cli) -> None:
     execute("""UPDATE _max_schema SET schema = replace(schema, '"acme"', '"shop"')""")
     before = DATA.read_bytes()
-    for words in [*READING, *WRITING]:
+    for words in [*READING, ["runs", "acme"], ["quarantine", "acme"], ["cancel", "acme"], *WRITING]:
         run = cli(*words, "-o", "json")
         assert (words, run.status, run.error["code"]) == (words, 1, "storage.foreign")
         assert run.error["message"] == "the database holds data of the connector shop, not of acme"
         assert "move data.db back" in run.error["hint"]
+    assert "holds data of the connector shop" in cli("health").out
     assert DATA.read_bytes() == before
 
 

@@ -452,6 +452,34 @@ def test_the_folder_leads_to_the_old_place_until_the_new_one_has_all_of_it(
     assert leads == [ProjectFolder, ProjectFolder, ProjectDatabase, ProjectDatabase]
 
 
+@pytest.mark.parametrize("when", ["before the step", "after it"])
+def test_a_move_that_is_taken_back_in_its_last_moment_removes_nothing(
+    when: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, data = folder_at(home), data_of(folder_at(home))
+    acme = here.target("acme:default")
+    admit = ProjectFolder.admit
+
+    def admitting(self: ProjectFolder, coming: Any) -> None:
+        mark = moving_to(here, acme)
+        assert mark is not None
+        if when == "before the step":
+            undo(here, acme, mark, self)
+        admit(self, coming)
+        if when == "after it":
+            with pytest.raises(MoveRefused, match="already"):
+                undo(here, acme, mark, self)
+
+    monkeypatch.setattr(ProjectFolder, "admit", admitting)
+    if when == "before the step":
+        with pytest.raises(MoveRefused, match="was taken back meanwhile"):
+            moved(here, tmp_path / "there", "acme:default")
+        assert data_of(folder_at(home)) == data
+    else:
+        moved(here, tmp_path / "there", "acme:default")
+        assert data_of(folder_at(tmp_path / "there")) == data
+
+
 # -- killed
 
 

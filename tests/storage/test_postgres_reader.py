@@ -44,6 +44,8 @@ def schema_with(role: str) -> Iterator[PostgresDatabase]:
         connection.execute(
             "CREATE FUNCTION dblink(text) RETURNS text LANGUAGE sql VOLATILE AS $max$ SELECT $1 $max$"
         )
+        for odd in ('"DoIt"', "do$it", '"a-b"', '"a""b"'):
+            connection.execute(f"CREATE FUNCTION {odd}() RETURNS int LANGUAGE sql VOLATILE AS 'SELECT 1'")
     try:
         yield main
     finally:
@@ -104,6 +106,10 @@ DOES_MORE = [
     "SELECT pg_terminate_backend(pg_backend_pid())",
     "SELECT pg_notify('max', 'x')",
     "SELECT nextval('counter')",
+    'SELECT "DoIt"()',
+    "SELECT DO$IT ()",
+    'SELECT "a-b"/* */()',
+    """SELECT "a""b"()""",
     "SELECT * FROM one FOR UPDATE",
     "WITH gone AS (DELETE FROM one RETURNING *) SELECT * FROM gone",
     "INSERT INTO one VALUES (2)",
