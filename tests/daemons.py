@@ -6,12 +6,13 @@ import io
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -77,6 +78,13 @@ class Home:
 
     def socket(self) -> Path:
         return self.folder() / "daemon.sock"
+
+    def is_asked_to_pause(self) -> bool:
+        """Whether the project's only sync has to pause at its next page."""
+        (file,) = self.project.glob(".max/installations/*/*/data.db")
+        with closing(sqlite3.connect(file)) as connection:
+            (command,) = connection.execute("SELECT command FROM _max_sync").fetchone()
+        return bool(command == "pause")
 
     def processes(self) -> set[int]:
         """Every process that has this home in its environment, whatever it is."""

@@ -376,7 +376,7 @@ class TestWhileItSyncs:
     ) -> None:
         error = asyncio.run(self.syncing(home, serving, daemon.terminate))
         assert isinstance(error, DaemonStopping)
-        until(lambda: not home.socket().exists())
+        until(home.is_asked_to_pause)
         serving.open()
         _, err = daemon.communicate(timeout=PATIENCE)
         assert daemon.returncode == 0, err

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from shutil import copy
 from typing import Any
@@ -66,20 +64,12 @@ def test_a_daemon_that_was_killed_in_the_middle_of_a_scheduled_sync_goes_on_with
     assert pages(home).count("0") == 1  # what was stored is not fetched again
 
 
-def is_asked_to_pause(home: Home) -> bool:
-    """Whether the newest sync has to pause at its next page."""
-    (file,) = home.project.glob(".max/installations/flaky/*/data.db")
-    with closing(sqlite3.connect(file)) as connection:
-        (command,) = connection.execute("SELECT command FROM _max_sync").fetchone()
-    return bool(command == "pause")
-
-
 def test_a_restart_pauses_a_scheduled_sync_and_goes_on_with_it(home: Home) -> None:
     (home.project / "service" / "hold").touch()
     home.max("schedule", "flaky", "--every", "15m", "--jitter", "0")
     until(lambda: "1" in pages(home))
     stopping = home.begin("daemon", "stop")
-    until(lambda: is_asked_to_pause(home))
+    until(home.is_asked_to_pause)
     (home.project / "service" / "hold").unlink()
     stopping.communicate()
     assert ended(home) in ([("paused", "default")], [("interrupted", "default")])
