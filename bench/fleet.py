@@ -23,7 +23,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from max.installations.project_database import ProjectDatabase
+from max.projects.database import ProjectDatabase
 from max.storage.postgres import PostgresDatabase
 from tests.fleets import Fleet, Sources, Worker, fleet, wait_until
 from tests.postgres_server import Server, server

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeAlias
 from .core import Lifecycle, Runtime, in_thread, logger
 from .errors import DaemonRunning, MaxError
 from .installations.files import FOLDER
-from .installations.project_manager import ProjectManager, folder_of
 from .model.struct import Struct
 from .project import Project, assemble
+from .projects.manager import ProjectManager, folder_of
 from .runtime import LifecycleManager
 from .serve.daemon_folder import ADDRESS, HTTP_TOKEN, LOG, RESUME, SYNCING, DaemonFolder
 from .serve.daemon_lock import DaemonLock, make_private

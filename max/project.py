@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Self, TypeAl
 
 from .core import InstallationInfo, Runtime, Sync, SyncOptions, in_thread
 from .errors import MaxError, ProjectError, StorageEmpty, UnknownName
-from .installations.project_manager import ProjectManager
-from .installations.projects import find_project, open_project
 from .model.values import Json
+from .projects.manager import ProjectManager
+from .projects.opening import find_project, open_project
 
 if TYPE_CHECKING:
     import asyncio
@@ -236,7 +236,7 @@ class Project(Generic[R]):
         self, action: str, target: InstallationInfo | str, /, **facts: Json
     ) -> AbstractAsyncContextManager[dict[str, Json]]:
         """A change that is recorded in the audit."""
-        from .installations.audit import audited_call
+        from .projects.audit import audited_call
 
         return audited_call(self.folder, action, target, **facts)
 
@@ -385,14 +385,14 @@ class Project(Generic[R]):
     @threaded
     def audit(self, *, since: float = 0.0, limit: int = 1_000) -> list[AuditRow]:
         """Who changed what since a time (seconds since the epoch): the newest rows, oldest first."""
-        from .installations.audit import audit_rows
+        from .projects.audit import audit_rows
 
         return audit_rows(self.folder, since=since, limit=limit)
 
     @threaded
     def check_audit(self, *, head: str = "") -> AuditCheck:
         """Whether the audit is whole; ``head`` is the digest of a row that was noted before."""
-        from .installations.audit import check_audit
+        from .projects.audit import check_audit
 
         return check_audit(self.folder, head=head)
 
@@ -801,9 +801,9 @@ def assemble(
 ) -> InstallationRuntime:
     """A runtime in this process, not started; imports what it needs, the connector among it."""
     from .execution import NO_LEASE
-    from .installations.audit import InstallationAudit
     from .installations.config import config_types, read_config
     from .installations.onboarding import destination_of
+    from .projects.audit import InstallationAudit
     from .runtime import InstallationRuntime
     from .storage.provenance import discard_replay
     from .upstream.credentials import CredentialProvider

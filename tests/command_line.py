@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from max.cli import main
-from max.installations.project_manager import ProjectManager
-from max.installations.projects import open_project
 from max.model.tasks import Status
+from max.projects.manager import ProjectManager
+from max.projects.opening import open_project
 from max.storage import sync_log
 from max.storage.catalogue import migrate
 from max.storage.database import Database

@@ -21,8 +21,8 @@ from urllib.parse import urlsplit
 
 from max import __path__ as package
 from max.cli import main as max_main
-from max.installations.project_folder import ProjectFolder
-from tests.installations.test_project_folder import sabotage
+from max.projects.folder import ProjectFolder
+from tests.projects.test_folder import sabotage
 
 HERE = Path(__file__).parent
 OLD, NEW = "old-token-0123456789", "new-token-9876543210"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from max.installations.project_manager import ProjectManager
 from max.model.settings import InstallationInfo
+from max.projects.manager import ProjectManager
 from max.storage.sqlite import SqliteConnection, SqliteDatabase
 
 

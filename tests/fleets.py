@@ -18,7 +18,7 @@ from typing import Any, Self, TypeAlias
 from max_connectors.acme_service import KINDS, Server, Service, Settings
 
 from max.installations.encryption import new_key
-from max.installations.project_database import ProjectDatabase
+from max.projects.database import ProjectDatabase
 from max.storage.postgres import PostgresDatabase
 
 ROOT = Path(__file__).parent.parent

@@ -30,7 +30,7 @@ import asyncio, json, os, sys
 from pathlib import Path
 from max.cli import answer_words
 from max.commands.forwarded import ForwardedCommands
-from max.installations.project_folder import ProjectFolder
+from max.projects.folder import ProjectFolder
 from max.project import Project
 from max.serve.daemon_folder import DaemonFolder
 from max.serve.methods import Methods

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from max import Project
 from max.cli import COMMANDS
 from max.errors import MaxError
-from max.installations.audit import audit_rows, check_audit, recordable
-from max.installations.project_folder import ProjectFolder
 from max.model.audit import AuditRow
+from max.projects.audit import audit_rows, check_audit, recordable
+from max.projects.folder import ProjectFolder
 from max.serve.methods import METHODS, RECORDED_BY_RUNTIMES, Methods
 from max.serve.streams import Stream
 from tests.command_line import Cli

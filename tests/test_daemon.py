@@ -17,7 +17,7 @@ from max import __version__
 from max.core import in_thread
 from max.daemon import Daemon, DaemonOptions
 from max.errors import DaemonRunning, UsageError
-from max.installations.project_folder import ProjectFolder
+from max.projects.folder import ProjectFolder
 from max.serve.client import Client
 from max.serve.daemon_folder import DaemonFolder
 from max.serve.daemon_lock import amend

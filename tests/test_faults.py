@@ -39,7 +39,7 @@ from max.connecting import (
     UpstreamMissing,
 )
 from max.errors import StorageError
-from max.installations.project_folder import ProjectFolder
+from max.projects.folder import ProjectFolder
 from max.storage.database import Connection
 from max.testing import FOREVER, FakeClock, Fault, FaultKind
 from tests.sample import SampleRoot, Thing, sample

@@ -17,7 +17,7 @@ import pytest
 from max import Project
 from max.errors import BadCredentials, InvalidAnswers, ProjectError
 from max.installations.onboarding import OnboardingResult
-from max.installations.project_folder import ProjectFolder
+from max.projects.folder import ProjectFolder
 from tests.command_line import Cli
 from tests.connect_kills import Services
 

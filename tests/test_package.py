@@ -202,24 +202,26 @@ MAY_IMPORT = {  # each file or folder of max/, and what it may import of the oth
     "connector": "errors model core upstream",
     "storage": "errors model core",
     "sync": "errors model core upstream connector connector_code",
-    "installations": "errors model core upstream connector connector_code storage",
+    "installations": "errors model core upstream connector connector_code",
+    "projects": "errors model core upstream connector storage installations",
     # what the commands `max connector check` and `max connector new` know; nothing else needs it
     "authoring": "errors model core upstream connector",
     "query": "errors model core storage",
     "engine": "errors model core storage",
     "execution": "errors model core upstream connector connector_code sync",
-    "runtime": "errors model core upstream connector connector_code storage sync installations query engine"
-    " execution",
-    "project": "errors model core upstream connector storage sync installations query execution runtime",
-    "serve": "errors model core upstream connector storage sync installations query execution runtime"
-    " project",
-    "daemon": "errors model core upstream connector storage sync installations query execution runtime"
-    " project serve",
+    "runtime": "errors model core upstream connector connector_code storage sync installations query"
+    " engine execution",
+    "project": "errors model core upstream connector storage sync installations projects query execution"
+    " runtime",
+    "serve": "errors model core upstream connector storage sync installations projects query execution"
+    " runtime project",
+    "daemon": "errors model core upstream connector storage sync installations projects query execution"
+    " runtime project serve",
     # a connector's test runs it in a runtime; of Max, the command `max connector test` alone imports it
-    "testing": "errors model core upstream connector storage sync installations query execution runtime"
-    " project",
-    "commands": "errors model core upstream connector sync installations query execution runtime project"
-    " serve daemon testing authoring",
+    "testing": "errors model core upstream connector storage sync installations projects query execution"
+    " runtime project",
+    "commands": "errors model core upstream connector sync installations projects query execution"
+    " runtime project serve daemon testing authoring",
     "cli": "errors commands",
     "connecting": "errors model core upstream connector",
 }
@@ -281,7 +283,7 @@ class TestSeams:
         files = {
             p for p in package.rglob("*.py") if p.parent.name != "storage" and made.search(p.read_text())
         }
-        named = {"installations/project_folder.py", "installations/project_database.py", "testing/harness.py"}
+        named = {"projects/folder.py", "projects/database.py", "testing/harness.py"}
         assert {str(path.relative_to(package)) for path in files} == named
 
     def test_no_command_knows_a_connection_or_sql(self) -> None:

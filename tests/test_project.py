@@ -15,11 +15,11 @@ import pytest
 from max.core import InstallationInfo
 from max.errors import InvalidAnswers, ProjectError, StorageError, SyncError, UnknownName, UpstreamBroken
 from max.installations.onboarding import OnboardingResult
-from max.installations.project_folder import ProjectFolder
-from max.installations.project_manager import folder_of
 from max.model.tasks import Status
 from max.model.values import Json
 from max.project import Project
+from max.projects.folder import ProjectFolder
+from max.projects.manager import folder_of
 from max.upstream.operations import Limits
 from tests.database_files import data_file, installation_file
 from tests.off_loop import file_calls

@@ -15,7 +15,7 @@ import pytest
 
 from max import Status
 from max.connecting import Batch, Env, Loader, Page, PageRequest, Ref, Schema, Step, Store, SyncPlan
-from max.installations.project_folder import ProjectFolder
+from max.projects.folder import ProjectFolder
 from tests.command_line import Cli, Run, running
 from tests.sample import sample
 from tests.scripted import synced as sync_sample

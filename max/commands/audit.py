@@ -16,9 +16,9 @@ from .text import counted, iso_time, json_text, short_time
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ..installations.project_manager import ProjectManager
     from ..model.audit import AuditRow
     from ..model.values import Json
+    from ..projects.manager import ProjectManager
 
 SHOWN = 20  # rows, when no --limit is given
 HEAD = 16  # characters of a digest that are shown
@@ -46,7 +46,7 @@ def configure_audit(parser: Parser) -> None:
 
 def run_audit(options: Options) -> Answer:
     """The newest rows, or what is wrong with the chain."""
-    from ..installations.audit import audit_rows, unfinished_changes
+    from ..projects.audit import audit_rows, unfinished_changes
 
     project = options.found_project()
     if options.verify:
@@ -86,7 +86,7 @@ def configure_audit_prune(parser: Parser) -> None:
 
 def run_audit_prune(options: Options) -> Answer:
     """Remove old rows, which are in a copy then."""
-    from ..installations.audit import prune_audit
+    from ..projects.audit import prune_audit
 
     project, copy = options.found_project(), console().file(options.to)
     removed = prune_audit(project, before=since(options.before), copy=copy.absolute())
@@ -115,7 +115,7 @@ def since(text: str | None) -> float:
 
 def verified(options: Options, project: ProjectManager) -> Answer:
     """Whether the chain is whole."""
-    from ..installations.audit import check_audit
+    from ..projects.audit import check_audit
 
     found = check_audit(project, head=options.head or "", copy=copy_of(options))
     head = found.digest[:HEAD]

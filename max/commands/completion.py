@@ -24,8 +24,8 @@ from .parser import Parser
 
 if TYPE_CHECKING:
     from ..core import InstallationInfo
-    from ..installations.project_manager import ProjectManager
     from ..model.entities import Entity, FieldType
+    from ..projects.manager import ProjectManager
     from ..query.reader import Reader
 
 ParserOf = Callable[[str], Parser]

@@ -16,9 +16,9 @@ from ..errors import MaxError, ProjectError, ProjectUntrusted, StorageError, Sto
 from ..installations.config import config_defaults
 from ..installations.credential_file import StoredSecrets
 from ..installations.onboarding import OnboardingResult, bound, destination_of, onboard, revised
-from ..installations.project_folder import ProjectFolder
-from ..installations.project_manager import ProjectManager, folder_of
 from ..installations.secret_sources import read_secret
+from ..projects.folder import ProjectFolder
+from ..projects.manager import ProjectManager, folder_of
 from .console import console
 from .framework import Answer, Options, only_target, readers
 from .parser import Parser

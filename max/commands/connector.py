@@ -16,10 +16,10 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from ..errors import ConnectorError, ProjectError, ProjectUntrusted, UnknownName, UsageError
-from ..installations.project_folder import ProjectFolder
 from ..installations.registry import PREFIX, SUFFIX, ConnectorRegistry, Origin, load_connector, load_module
 from ..installations.secret_sources import read_secret
 from ..installations.trust import refuse_untrusted
+from ..projects.folder import ProjectFolder
 from . import streams
 from .connect import pairs
 from .console import console

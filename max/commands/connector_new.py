@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, cast
 
 from ..errors import MaxError, ProjectError, UsageError
 from ..installations.files import place_within
-from ..installations.project_folder import ProjectFolder
 from ..installations.registry import PREFIX, SUFFIX
+from ..projects.folder import ProjectFolder
 from .connector import FAKE
 from .console import console
 from .framework import Answer, Options

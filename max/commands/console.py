@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import TextIO
 
-    from ..installations.project_manager import ProjectManager
+    from ..projects.manager import ProjectManager
     from .framework import Options
 
 
@@ -59,7 +59,7 @@ class Console:
 
     def find_project(self, folder: str) -> ProjectManager:
         """The project of a folder, which may be relative to the current one; ProjectError without any."""
-        from ..installations.projects import VARIABLE, find_project  # printing needs none of it
+        from ..projects.opening import VARIABLE, find_project  # printing needs none of it
 
         return find_project(folder, database=self.environment.get(VARIABLE, ""))
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import DaemonError, MaxError, NotFound, UsageError
-from ..installations.audit import audited
-from ..installations.project_manager import ProjectManager, folder_of
 from ..model.periods import parse_duration
+from ..projects.audit import audited
+from ..projects.manager import ProjectManager, folder_of
 from ..serve.daemon_folder import ADDRESS, LOG, DaemonFolder
 from .console import console
 from .framework import Answer, Options, table

@@ -18,7 +18,7 @@ from .text import Paint, counted, cut_hash, display_width, number, pad, sanitize
 
 if TYPE_CHECKING:
     from ..core import InstallationInfo
-    from ..installations.project_manager import ProjectManager
+    from ..projects.manager import ProjectManager
 
 MORE = 4  # times as many hits are proposed when there are more
 WIDE = 100  # cells of a line that has room for a snippet beside the title

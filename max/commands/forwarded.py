@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar, cast
 
 from ..errors import ConnectionLost, DaemonBusy, RunDirect, UsageError
-from ..installations.project_folder import ProjectFolder
-from ..installations.projects import database_of
+from ..projects.folder import ProjectFolder
+from ..projects.opening import database_of
 from ..query.reader import interruptible
 from ..serve.streams import End, Stream
 from .console import CONSOLE, Console

@@ -24,8 +24,8 @@ from .terminal import colours, is_terminal, line_width
 from .text import Paint, iso_time, json_text, number
 
 if TYPE_CHECKING:
-    from ..installations.project_manager import ProjectManager
     from ..model.values import Json
+    from ..projects.manager import ProjectManager
     from ..query.reader import Reader, SyncState
 
 FORMATS = ("text", "json", "ndjson", "csv", "tsv", "markdown")

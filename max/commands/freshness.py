@@ -15,8 +15,8 @@ from .text import counted, first_few, number, short_age
 
 if TYPE_CHECKING:
     from ..core import InstallationInfo
-    from ..installations.project_manager import ProjectManager
     from ..model.loaders import Resolver
+    from ..projects.manager import ProjectManager
     from ..query.ages import FieldAge
     from ..query.maintenance import Invalidation
 

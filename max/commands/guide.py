@@ -26,8 +26,8 @@ from .text import counted, first_few, iso_time, number, sanitize
 
 if TYPE_CHECKING:
     from ..core import InstallationInfo
-    from ..installations.project_manager import ProjectManager
     from ..model.entities import Entity
+    from ..projects.manager import ProjectManager
     from ..query.reader import Reader, SyncState
 
 MOST = 4_096  # bytes of a guide

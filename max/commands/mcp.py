@@ -15,8 +15,8 @@ from .parser import Parser
 
 if TYPE_CHECKING:
     from ..core import InstallationInfo
-    from ..installations.project_manager import ProjectManager
     from ..model.values import Json
+    from ..projects.manager import ProjectManager
 
 
 def configure_mcp(parser: Parser) -> None:

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..core import InstallationInfo
-    from ..installations.moving import MoveProgress, Planned
-    from ..installations.project_manager import ProjectManager
     from ..model.values import Json
+    from ..projects.manager import ProjectManager
+    from ..projects.moving import MoveProgress, Planned
 
 COLUMNS = ("installation", "id", "rows", "files", "state")
 ERASE = "\r\x1b[K"
@@ -55,7 +55,7 @@ def run_move(options: Options) -> Answer:
     if not options.to:
         hint = "max move --to PLACE: a folder, or postgresql://USER@HOST/DATABASE"
         raise UsageError("where to?", hint=hint)
-    from ..installations.projects import is_url, move_of
+    from ..projects.opening import is_url, move_of
 
     place = options.to if is_url(options.to) else str(console().file(options.to).expanduser())
     move = move_of(project, place, chosen)
@@ -95,8 +95,8 @@ def _answer(options: Options, found: Sequence[Planned], state: str) -> Answer:
 
 def _undone(options: Options, project: ProjectManager, chosen: Sequence[InstallationInfo] | None) -> Answer:
     """Take back what can be: everything that was not handed over."""
-    from ..installations.moving import moving_to, undo
-    from ..installations.projects import unopened
+    from ..projects.moving import moving_to, undo
+    from ..projects.opening import unopened
 
     if options.to or options.plan:
         raise UsageError("--undo goes alone", hint="max move [INSTALLATION] --undo")

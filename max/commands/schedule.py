@@ -19,8 +19,8 @@ from .tables import Column
 
 if TYPE_CHECKING:
     from ..core import InstallationInfo
-    from ..installations.project_manager import ProjectManager
     from ..model.schedules import ScheduleStatus
+    from ..projects.manager import ProjectManager
 
 T = TypeVar("T")
 ZONES = "zoneinfo/"  # what the name of a time zone follows in the path of its file

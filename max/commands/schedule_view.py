@@ -13,9 +13,9 @@ from .text import iso_time, sanitize, until
 
 if TYPE_CHECKING:
     from ..core import InstallationInfo
-    from ..installations.project_manager import ProjectManager
     from ..model.schedules import ScheduleStatus
     from ..model.tasks import SyncRun
+    from ..projects.manager import ProjectManager
     from .framework import Options
 
 T = TypeVar("T")
@@ -132,7 +132,7 @@ def waiting_words(info: InstallationInfo, run: SyncRun, what: str) -> str:
 
 def daemon_note(project: ProjectManager) -> str:
     """What is to be done so that schedules are followed; empty while a daemon or a worker does."""
-    from ..installations.project_manager import folder_of
+    from ..projects.manager import folder_of
     from ..serve.daemon_folder import DaemonFolder
 
     if project.workers():

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 from ..core import InstallationInfo
 from ..errors import ProjectError, StorageError, UsageError
-from ..installations.project_folder import ProjectFolder
-from ..installations.project_manager import ProjectManager
 from ..model.settings import SETTINGS, parse_settings, settings_json
+from ..projects.folder import ProjectFolder
+from ..projects.manager import ProjectManager
 from .framework import NOTHING_CONNECTED, Answer, Options, table
 from .parser import Parser
 from .tables import Column
 
 if TYPE_CHECKING:
-    from ..installations.project_manager import ProjectManager
+    from ..projects.manager import ProjectManager
     from .views import InstallationStatus
 
 
@@ -61,7 +61,7 @@ def run_init(options: Options) -> Answer:
 
 def made_in(folder: Path, database: str | None) -> ProjectManager:
     """A new project in a folder, or in a database to which the folder leads."""
-    from ..installations.projects import led_from, make_in_database
+    from ..projects.opening import led_from, make_in_database
 
     return led_from(ProjectFolder.init(folder)) if database is None else make_in_database(folder, database)
 

@@ -16,10 +16,10 @@ from .terminal import line_width
 
 if TYPE_CHECKING:
     from ..core import InstallationInfo
-    from ..installations.project_manager import ProjectManager
     from ..model.entities import Entity
     from ..model.schema import Schema
     from ..model.tasks import SyncRun
+    from ..projects.manager import ProjectManager
     from ..query.reader import Reader
     from .schema_view import Described
     from .views import InstallationStatus

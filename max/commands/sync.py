@@ -25,11 +25,11 @@ from ..errors import (
     describe,
 )
 from ..installations.onboarding import OnboardingResult, needs_answers, onboard
-from ..installations.project_manager import ProjectManager, folder_of
 from ..model.loaders import Resolver
 from ..model.tasks import Status, SyncCommand, SyncResult
 from ..model.values import Json
 from ..project import Project
+from ..projects.manager import ProjectManager, folder_of
 from ..query.maintenance import request
 from ..serve.client import Client
 from ..serve.daemon_folder import DaemonFolder

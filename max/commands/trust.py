@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import MaxError, NotFound, ProjectError, UsageError
-from ..installations.project_folder import ProjectFolder
 from ..installations.trust import (
     TrustRecord,
     connector_files,
@@ -19,6 +18,7 @@ from ..installations.trust import (
     records,
     trusts,
 )
+from ..projects.folder import ProjectFolder
 from .framework import Answer, Options, table
 from .parser import Parser
 from .tables import Column

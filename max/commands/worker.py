@@ -38,8 +38,8 @@ def configure_worker(parser: Parser) -> None:
 
 def run_worker(options: Options) -> Answer:
     """Work until a signal."""
-    from ..installations.projects import find_project
     from ..project import Project
+    from ..projects.opening import find_project
     from ..serve.fleet import FleetWorker
     from ..serve.own_process import stay_small
 

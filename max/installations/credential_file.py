@@ -17,7 +17,7 @@ import stat
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from ..core import in_thread
 from ..errors import BadCredentials, ProjectError
@@ -35,10 +35,7 @@ from .files import (
     replace_file,
     translated,
 )
-from .secret_store import SecretStore
-
-if TYPE_CHECKING:
-    from .audit import InstallationAudit
+from .secret_store import SecretAudit, SecretStore
 
 RENEWAL_TIMEOUT = 120.0  # seconds to wait for another process that renews a secret
 FOR, BEFORE, CONFIG = "_for", "_before", "_config"  # names that no credential can have
@@ -94,7 +91,7 @@ class FileCredentials(SecretStore):
         info: InstallationInfo | None = None,
         destination: str | None = None,
         timeout: float = RENEWAL_TIMEOUT,
-        audit: InstallationAudit | None = None,
+        audit: SecretAudit | None = None,
     ) -> None:
         self.path, self.timeout = path, timeout
         self._audit, self._recorded = audit, False

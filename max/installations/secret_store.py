@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Protocol
 
 from ..core import in_thread
 
 if TYPE_CHECKING:
     from .credential_file import StoredSecrets
+
+
+class SecretAudit(Protocol):
+    """Who is to know that secrets were used: the audit of an installation."""
+
+    def read(self, names: Iterable[str]) -> None:
+        """Secrets of these names were read."""
+
+    def renewed(self, names: Iterable[str]) -> None:
+        """Secrets of these names were replaced."""
 
 
 class SecretStore(ABC):

@@ -91,7 +91,7 @@ class Client(Methods):
 
 
 def _daemon_of(path: Path | str) -> DaemonFolder:
-    from ..installations.project_folder import ProjectFolder
+    from ..projects.folder import ProjectFolder
 
     return DaemonFolder(ProjectFolder.find(path).root)
 

@@ -165,7 +165,7 @@ class Methods:
 
     async def _recorded(self, method: Method, arguments: dict[str, Any]) -> Any:
         """The answer of a method that writes, which has a row in the audit."""
-        from ..installations.audit import audited_call, recordable
+        from ..projects.audit import audited_call, recordable
 
         facts = recordable({n: one for n, one in arguments.items() if n not in ("installation", PROMPTER)})
         what = str(arguments.get("installation", ""))

@@ -25,8 +25,8 @@ from ..query.reader import open_reader
 
 if TYPE_CHECKING:
     from ..core import InstallationInfo
-    from ..installations.project_manager import ProjectManager
     from ..model.health import InstallationHealth
+    from ..projects.manager import ProjectManager
     from ..query.reader import Reader
     from ..storage.database import Database
 

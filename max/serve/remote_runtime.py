@@ -36,12 +36,12 @@ from .supervisor import Link, Supervisor
 
 if TYPE_CHECKING:
     from ..core import InstallationInfo
-    from ..installations.project_manager import ProjectManager
     from ..model.ages import FieldAge, Invalidation
     from ..model.hooks import HookReceipt
     from ..model.tasks import SyncResult
     from ..model.text_search import Found
     from ..model.values import Json
+    from ..projects.manager import ProjectManager
 
 T = TypeVar("T")
 NO_OPTIONS = SyncOptions()

@@ -30,11 +30,11 @@ from pathlib import Path
 from typing import Any
 
 from ..installations.actor import acting_as
-from ..installations.audit import recorded_elsewhere
-from ..installations.project_manager import ProjectManager
-from ..installations.projects import at_place
 from ..model.settings import DEFAULTS
 from ..project import Project
+from ..projects.audit import recorded_elsewhere
+from ..projects.manager import ProjectManager
+from ..projects.opening import at_place
 from .method import Method
 from .methods import Methods
 from .own_process import stay_small

@@ -45,10 +45,10 @@ from ..errors import (
     RunnerFailed,
     StorageError,
 )
-from ..installations.audit import audited_call
 from ..model.event_log import EventKind
 from ..model.settings import prefix_words
 from ..model.tasks import Status
+from ..projects.audit import audited_call
 from ..query.reader import open_reader
 from ..storage.event_log import record_event
 from ..upstream.redaction import MARK, Redactor
@@ -56,10 +56,10 @@ from .client import Client
 
 if TYPE_CHECKING:
     from ..core import InstallationInfo
-    from ..installations.project_manager import ProjectManager
     from ..model.settings import Settings
     from ..model.tasks import SyncResult
     from ..model.values import Json
+    from ..projects.manager import ProjectManager
 
 MODULE = f"{__package__}.runner"
 MOST_CRASHES = 8  # in a row without an achievement; a task fails after five

@@ -29,8 +29,8 @@ from .methods import METHODS
 
 if TYPE_CHECKING:
     from ..core import InstallationInfo
-    from ..installations.project_manager import ProjectManager
     from ..model.text_search import Found
+    from ..projects.manager import ProjectManager
     from ..query.reader import Reader
 
 PAGE, MOST_ROWS = 20, 200  # rows of a search: when no limit is given, and at most

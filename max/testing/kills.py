@@ -11,8 +11,8 @@ from asyncio.subprocess import PIPE, Process
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..installations.project_folder import ProjectFolder
 from ..installations.registry import PACKAGE, VARIABLE
+from ..projects.folder import ProjectFolder
 from .trial import Trial, Wrong
 
 if TYPE_CHECKING:

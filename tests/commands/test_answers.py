@@ -20,8 +20,8 @@ from max import Project
 from max.cli import COMMANDS
 from max.commands.parser import JoinWithComma, Parser, command_parser
 from max.errors import NotFound, UsageError
-from max.installations.project_database import ProjectDatabase
 from max.model.tasks import Status
+from max.projects.database import ProjectDatabase
 from tests.command_line import Cli, Run, data_of, prepare, project_at, record_sync, sql, take
 
 PREPARED = ("connect acme", "settings acme history=changes", "sync acme:default")

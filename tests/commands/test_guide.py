@@ -17,10 +17,10 @@ from max.commands.guide import MOST, guide, plain
 from max.commands.guide_files import agents_section, skill_file, write_section, write_skill
 from max.engine import SqliteEngine
 from max.errors import ProjectError
-from max.installations.project_folder import ProjectFolder
 from max.model.entities import Entity, Field
 from max.model.loaders import UnknownLoaders
 from max.model.schema import Schema
+from max.projects.folder import ProjectFolder
 from max.storage.database import Database
 from tests.command_line import Cli, project_at, sql
 

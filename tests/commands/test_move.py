@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from max.installations.project_folder import ProjectFolder
+from max.projects.folder import ProjectFolder
 from max.serve.daemon_folder import DaemonFolder
 from max.storage.moves import freeze
 from tests.command_line import Cli, prepare, running, take

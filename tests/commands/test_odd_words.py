@@ -69,7 +69,7 @@ def test_a_filter_of_python_that_nests_too_deep_is_refused() -> None:
 
 @pytest.mark.parametrize("join", ["and", "or"])
 def test_a_long_chain_of_conditions_is_flat(synced: Cli, folder: Path, join: str) -> None:
-    from max.installations.project_folder import ProjectFolder
+    from max.projects.folder import ProjectFolder
     from max.query.reader import open_reader
 
     condition: Filter[AcmeTask] = AcmeTask.title.eq("a")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from max.installations.project_folder import ProjectFolder
+from max.projects.folder import ProjectFolder
 from tests.command_line import Cli, running
 from tests.versions import opened
 

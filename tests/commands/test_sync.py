@@ -10,8 +10,8 @@ import pytest
 
 from max.commands.framework import Options
 from max.commands.sync import expected_rows
-from max.installations.project_folder import ProjectFolder
 from max.model.tasks import Status
+from max.projects.folder import ProjectFolder
 from tests.command_line import Cli, data_of, record_sync
 from tests.database_files import data_file
 from tests.git_repositories import History, make, needs_git

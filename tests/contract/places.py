@@ -17,12 +17,12 @@ import pytest
 from max.core import Engine, SyncMeta
 from max.engine import SqliteEngine, SqliteSyncMeta
 from max.installations.encryption import new_key
-from max.installations.projects import make_in_database
 from max.model.delivery import Delivery, ListingPage, WriteResult
 from max.model.entities import Entity, Field, Many, ManyOf, Ref
 from max.model.loaders import UnknownLoaders
 from max.model.schema import Schema
 from max.model.values import Json
+from max.projects.opening import make_in_database
 from max.storage import postgres
 from max.storage.database import Connection, quoted
 from max.storage.postgres import PostgresConnection, PostgresDatabase, connect

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from max.errors import KeyMissing
 from max.installations.encryption import keys_from, new_key
-from max.installations.project_database import schema_of
+from max.projects.database import schema_of
 
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}(?<!\.)", fullmatch=True)
 

@@ -10,7 +10,6 @@ import pytest
 
 from max.core import InstallationInfo
 from max.errors import InvalidAnswers, ProjectError, UnknownName
-from max.installations.project_folder import ProjectFolder
 from max.model.settings import (
     DEFAULTS,
     SETTINGS,
@@ -20,6 +19,7 @@ from max.model.settings import (
     settings_json,
     update_settings,
 )
+from max.projects.folder import ProjectFolder
 
 
 @pytest.fixture

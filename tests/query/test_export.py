@@ -23,10 +23,10 @@ from max_connectors.acme import AcmeTask, AcmeUser, connector
 from max import BoundQuery, Project, Reader
 from max.engine import SqliteEngine
 from max.errors import MissingExtra, UsageError
-from max.installations.project_folder import ProjectFolder
 from max.model import frames
 from max.model.entities import Entity, Field, FieldOf
 from max.model.query import parse_paths
+from max.projects.folder import ProjectFolder
 from max.query.export import ENDINGS, Selection, export, format_of, lines, written
 from max.storage.arrow import ArrowColumns
 from max.storage.sqlite import SqliteDatabase

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from max_connectors.acme import AcmeProject, AcmeTask, AcmeUser
 
-from max.installations.project_folder import ProjectFolder
 from max.model.entities import Entity
 from max.project import Project
+from max.projects.folder import ProjectFolder
 from max.query.near_values import VALUES
 from max.query.reader import Reader
 from tests.command_line import project_at

@@ -22,11 +22,11 @@ from max.errors import (
     UnknownName,
     UsageError,
 )
-from max.installations.project_folder import ProjectFolder
 from max.model.ages import quantile
 from max.model.delivery import AgeHistogram
 from max.model.entities import Entity, values_of
 from max.project import Project
+from max.projects.folder import ProjectFolder
 from max.query.reader import Reader
 from max.storage.database import Database
 from max.storage.sqlite import SqliteDatabase

@@ -15,7 +15,7 @@ from platformdirs import user_data_dir
 
 from max.errors import DaemonRunning, ProjectError
 from max.installations.home import home_folder
-from max.installations.project_folder import ProjectFolder
+from max.projects.folder import ProjectFolder
 from max.serve.daemon_folder import DESCRIPTION, LONGEST, PID, DaemonFolder, digest
 from max.serve.daemon_lock import DaemonLock
 from max.serve.daemon_process import DaemonState, send_signal, stop

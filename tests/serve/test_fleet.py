@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from max.installations.project_database import ProjectDatabase
+from max.projects.database import ProjectDatabase
 from max.storage.postgres import PostgresDatabase
 from tests.command_line import Cli, running
 from tests.fleets import Fleet, Sources, Worker, fleet, wait_until

@@ -13,9 +13,9 @@ import httpx2
 import pytest
 
 from max.errors import DaemonBusy, LoaderFault, StorageLocked
-from max.installations.audit import audit_rows
 from max.model.hooks import HookReceipt, HookState
 from max.project import Project
+from max.projects.audit import audit_rows
 from max.serve.hooks import AT_ONCE, Hooks
 from max.serve.methods import Methods
 from tests.hooked import KEY, WEBHOOK

@@ -18,10 +18,10 @@ from max import Project
 from max.core import Runtime, SyncOptions
 from max.daemon import Daemon
 from max.errors import Interrupted, LoaderFault, MaxError, RunnerFailed, SyncError
-from max.installations.project_manager import folder_of
 from max.model.event_log import EventKind
 from max.model.sync_events import EventKind as SyncEventKind
 from max.model.tasks import Status, SyncResult
+from max.projects.manager import folder_of
 from max.serve import supervisor
 from max.serve.remote_runtime import RemoteRuntime, isolated
 from max.serve.supervisor import Supervisor

@@ -21,10 +21,10 @@ from max.cli import LASTING, answer_words
 from max.commands.forward import likeness
 from max.commands.forwarded import ForwardedCommands
 from max.engine import SqliteEngine
-from max.installations.project_folder import ProjectFolder
 from max.model.entities import Entity
 from max.model.schema import Schema
 from max.project import Project
+from max.projects.folder import ProjectFolder
 from max.serve.client import Client
 from max.serve.methods import Methods
 from max.serve.own_process import stay_small

@@ -20,8 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from max import Project, Scheduler, ScheduleStatus, SyncOptions
-from max.installations.audit import audit_rows
 from max.model.tasks import Status, SyncRun
+from max.projects.audit import audit_rows
 from tests.daemons import PATIENCE, ROOT
 from tests.database_files import data_file
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from max.errors import SyncTakenOver
-from max.installations.project_database import ProjectDatabase
+from max.projects.database import ProjectDatabase
 from max.storage import postgres
 from max.storage.postgres import Fence, PostgresConnection, PostgresDatabase
 from max.storage.postgres_work import BEAT, LEASE, Claim, WorkTable

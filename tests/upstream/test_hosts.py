@@ -39,9 +39,9 @@ from max.connecting import (
     Validate,
 )
 from max.errors import ConnectorError, UnknownName
-from max.installations.project_folder import ProjectFolder
 from max.installations.registry import ConnectorRegistry
 from max.project import Project
+from max.projects.folder import ProjectFolder
 from max.upstream.credentials import MemoryCredentials
 from max.upstream.hosts import Hosts, read_address
 from tests.answering import Upstream, answer

@@ -378,7 +378,7 @@ import asyncio, json, os, signal, sys
 from pathlib import Path
 from max.installations.credential_file import FileCredentials
 from tests.upstream.test_oauth import client
-from tests.installations.test_project_folder import sabotage
+from tests.projects.test_folder import sabotage
 from tests.token_service import TokenService
 
 async def thing(path, url):

@@ -50,9 +50,9 @@ from max.connecting import (
 )
 from max.core import InstallationInfo, SyncOptions
 from max.errors import RecordingError, ReplayMismatch
-from max.installations.project_folder import ProjectFolder
 from max.model.entities import ManyOf
 from max.model.tasks import Status, SyncResult
+from max.projects.folder import ProjectFolder
 from max.runtime import InstallationRuntime
 from max.storage.sqlite import SqliteDatabase
 from max.upstream.credentials import MemoryCredentials, Secret

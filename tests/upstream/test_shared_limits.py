@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from max.errors import QuotaExceeded
-from max.installations.account_limits import AccountLimits
-from max.installations.project_database import ProjectDatabase
+from max.projects.account_limits import AccountLimits
+from max.projects.database import ProjectDatabase
 from max.storage.postgres import PostgresDatabase
 from max.upstream.operations import Limit, Operation, Retry
 from max.upstream.shared_limits import Lent, Loan, SharedLimits, lend, seconds_of

@@ -41,11 +41,11 @@ from ..errors import (
     UnknownName,
     UsageError,
 )
+from ..installations.files import CONNECTORS, KEPT, sync_folder, translated
 from ..model.settings import InstallationInfo
 from ..storage import audit_log, moves
 from ..storage.moves import CopiedTable, Mark
-from .files import CONNECTORS, KEPT, sync_folder, translated
-from .project_manager import ProjectManager
+from .manager import ProjectManager
 
 BLOCK = 1 << 20  # bytes of a kept file that are copied at a time
 

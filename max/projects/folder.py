@@ -32,9 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from ..errors import MaxError, Mismatch, MoveRefused, ProjectError, ProjectUntrusted, UsageError
-from ..model.settings import InstallationInfo, invalid_settings, read_settings, update_settings
-from ..model.values import Json, datetime_text, is_datetime
-from .files import (
+from ..installations.files import (
     CREDENTIALS,
     FOLDER,
     INSTALLATION,
@@ -54,16 +52,18 @@ from .files import (
     version_of,
     write_file,
 )
-from .project_connectors import ProjectConnectors
-from .project_manager import MovedInstallation, ProjectManager, name_of
+from ..model.settings import InstallationInfo, invalid_settings, read_settings, update_settings
+from ..model.values import Json, datetime_text, is_datetime
+from .connectors import ProjectConnectors
+from .manager import MovedInstallation, ProjectManager, name_of
 
 if TYPE_CHECKING:
     from ..connector import Connector
+    from ..installations.credential_file import FileCredentials, StoredSecrets
+    from ..installations.onboarding import OnboardingResult
+    from ..installations.registry import ConnectorRegistry
     from ..storage.database import Database
     from ..storage.sqlite import SqliteDatabase
-    from .credential_file import FileCredentials, StoredSecrets
-    from .onboarding import OnboardingResult
-    from .registry import ConnectorRegistry
 
 DATABASE = "data.db"
 AUDIT = "audit.db"  # in .max
@@ -129,7 +129,7 @@ class ProjectFolder(ProjectManager):
                 replace_file(ignored, b"*\n")
                 sync_folder(project.root)
         if project.trusted:
-            from .trust import record_made
+            from ..installations.trust import record_made
 
             with suppress(ProjectError):  # there may be no home to write to: MAX_TRUST is for that
                 record_made(project.root)
@@ -288,8 +288,8 @@ class ProjectFolder(ProjectManager):
 
     def credentials(self, info: InstallationInfo, destination: str | None = None) -> FileCredentials:
         """The installation's secrets, for one origin alone when a ``destination`` is given."""
+        from ..installations.credential_file import FileCredentials  # reading needs no secret
         from .audit import InstallationAudit
-        from .credential_file import FileCredentials  # reading needs no secret
 
         path, audit = self._folder(info) / CREDENTIALS, InstallationAudit(self, info)
         return FileCredentials(path, info=info, destination=destination, audit=audit)
@@ -319,7 +319,7 @@ class ProjectFolder(ProjectManager):
         return {str(path): version_of(path) for path in paths}
 
     def _allow_connectors(self) -> None:
-        from .trust import refuse_untrusted  # what only reads needs none of it
+        from ..installations.trust import refuse_untrusted  # what only reads needs none of it
 
         if not self.trusted:
             refuse_untrusted(self.root)
@@ -329,7 +329,7 @@ class ProjectFolder(ProjectManager):
 
         ``above``: it was not named but found, and is not even read.
         """
-        from .trust import refuse_exposed
+        from ..installations.trust import refuse_exposed
 
         if not self.trusted:
             refuse_exposed(self.root, above=above)
@@ -409,7 +409,7 @@ class ProjectFolder(ProjectManager):
         under the same name is used again.  With ``exist_ok`` an installation of that very name
         is returned as it is.
         """
-        from .credential_file import StoredSecrets
+        from ..installations.credential_file import StoredSecrets
 
         check_name("connector", connector)
         names = {"config": sorted(config), "secrets": sorted(secrets)}
@@ -497,7 +497,7 @@ class ProjectFolder(ProjectManager):
         revise: Callable[[InstallationInfo, StoredSecrets], OnboardingResult],
         facts: dict[str, Json],
     ) -> InstallationInfo:
-        from .credential_file import StoredSecrets
+        from ..installations.credential_file import StoredSecrets
 
         renewing = self.credentials(info).blocking_renewal_lock()
         with renewing, self._changing(info) as now:  # a renewal must not overwrite these secrets

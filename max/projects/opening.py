@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import MoveRefused, ProjectError, ProjectUntrusted
+from ..installations.files import FOLDER, content, encoded, locked, read_object, replace_file, translated
 from ..model.settings import InstallationInfo
-from .files import FOLDER, content, encoded, locked, read_object, replace_file, translated
-from .project_folder import ProjectFolder
+from .folder import ProjectFolder
 
 if TYPE_CHECKING:
-    from .encryption import KeySource
+    from ..installations.encryption import KeySource
+    from .database import ProjectDatabase
+    from .manager import ProjectManager
     from .moving import Move
-    from .project_database import ProjectDatabase
-    from .project_manager import ProjectManager
 
 IDENTITY = "project.json"  # in .max
 DATABASE = "database"  # in that file: the URL
@@ -51,7 +51,7 @@ def find_project(place: Path | str, *, trusted: bool = False, database: str = ""
     """``open_project`` of what is there; ``database`` is the URL that ``MAX_DATABASE`` names, if it does."""
     if not database:
         return open_project(place, trusted=trusted)
-    from .project_database import refuse_password
+    from .database import refuse_password
 
     refuse_password(database)
     root = None
@@ -79,7 +79,7 @@ def led_from(folder: ProjectFolder, *, keys: KeySource | None = None) -> Project
 def _refuse_unknown(folder: ProjectFolder, url: str) -> None:
     """ProjectUntrusted when a folder that leads to a database was neither made by this user nor allowed."""
     if not folder.trusted:
-        from .trust import is_recorded
+        from ..installations.trust import is_recorded
 
         folder.refuse_foreign()
         if not is_recorded(folder.root):
@@ -113,7 +113,7 @@ def make_in_database(path: Path | str, url: str) -> ProjectManager:
     UsageError for a URL with a password; ProjectError when the folder has installations in files, or leads
     elsewhere.
     """
-    from .project_database import refuse_password
+    from .database import refuse_password
 
     refuse_password(url)
     root = Path(path).resolve()
@@ -178,7 +178,7 @@ def _leading(project: ProjectManager) -> Path | None:
     """The folder that leads to a project; None when it was found in another way."""
     if project.root is None or isinstance(project, ProjectFolder):
         return project.root
-    from .project_database import without_password
+    from .database import without_password
 
     url = database_of(project.root)
     return project.root if url is not None and without_password(url) == project.address else None
@@ -192,8 +192,8 @@ def _target(
     The audit of a new one comes with the project that is moved there, if all of it is.
     """
     if is_url(to):
-        from .encryption import keys_of_environment
-        from .project_database import ProjectDatabase, refuse_password
+        from ..installations.encryption import keys_of_environment
+        from .database import ProjectDatabase, refuse_password
 
         refuse_password(to)
         trusted = root is not None and project.trusted
@@ -232,8 +232,8 @@ def unopened(
     """The project of an address, wherever its folder leads; it is not looked at."""
     if not is_url(address):
         return ProjectFolder(Path(address), trusted=trusted)
-    from .encryption import keys_of_environment
-    from .project_database import ProjectDatabase
+    from ..installations.encryption import keys_of_environment
+    from .database import ProjectDatabase
 
     return ProjectDatabase(str(address), root=root, trusted=trusted, keys=keys or keys_of_environment)
 
@@ -246,8 +246,8 @@ def _database(
     trusted: bool = False,
     keys: KeySource | None = None,
 ) -> ProjectDatabase:
-    from .encryption import keys_of_environment
-    from .project_database import ProjectDatabase
+    from ..installations.encryption import keys_of_environment
+    from .database import ProjectDatabase
 
     return ProjectDatabase.open(
         url, create=create, root=root, trusted=trusted, keys=keys or keys_of_environment

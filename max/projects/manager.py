@@ -18,12 +18,12 @@ from ..model.values import Json
 if TYPE_CHECKING:
     from ..connector import Connector
     from ..core import SyncLease
+    from ..installations.credential_file import FileCredentials, StoredSecrets
+    from ..installations.onboarding import OnboardingResult
+    from ..installations.registry import ConnectorRegistry
     from ..storage.database import Database
     from ..upstream.operations import FlowController
-    from .credential_file import FileCredentials, StoredSecrets
     from .database_credentials import DatabaseCredentials
-    from .onboarding import OnboardingResult
-    from .registry import ConnectorRegistry
 
     InstallationSecrets: TypeAlias = FileCredentials | DatabaseCredentials
     Revise: TypeAlias = Callable[[InstallationInfo, StoredSecrets], OnboardingResult]

@@ -31,17 +31,17 @@ from max.errors import (
     SyncRunning,
     UsageError,
 )
-from max.installations import moving
-from max.installations.audit import audit_rows, check_audit
 from max.installations.encryption import new_key
-from max.installations.moving import moving_to, undo
-from max.installations.project_database import ProjectDatabase
-from max.installations.project_folder import ProjectFolder
-from max.installations.project_manager import ProjectManager
-from max.installations.projects import find_project, move_of, unopened
 from max.model.settings import InstallationInfo
 from max.model.tasks import Status
 from max.project import Project
+from max.projects import moving
+from max.projects.audit import audit_rows, check_audit
+from max.projects.database import ProjectDatabase
+from max.projects.folder import ProjectFolder
+from max.projects.manager import ProjectManager
+from max.projects.moving import moving_to, undo
+from max.projects.opening import find_project, move_of, unopened
 from max.storage import postgres as postgres_module
 from max.storage import sqlite
 from max.storage.postgres import PostgresDatabase

@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 from max.core import in_thread
 from max.errors import ProjectError, StorageError, UnknownName, UsageError
 from max.installations.actor import acting_as
-from max.installations.audit import (
+from max.model.audit import AuditRow
+from max.model.settings import InstallationInfo
+from max.projects.audit import (
     InstallationAudit,
     audit_rows,
     audited,
@@ -29,9 +31,7 @@ from max.installations.audit import (
     recorded_elsewhere,
     unfinished_changes,
 )
-from max.installations.project_folder import AUDIT, ProjectFolder
-from max.model.audit import AuditRow
-from max.model.settings import InstallationInfo
+from max.projects.folder import AUDIT, ProjectFolder
 from max.storage.sqlite import SqliteConnection
 from tests.database_files import writer
 
@@ -291,8 +291,8 @@ def test_only_its_owner_can_read_a_copy(folder: ProjectFolder) -> None:
 
 KILLED = """
 import os, signal, sys
-from max.installations.audit import audited
-from max.installations.project_folder import AUDIT, ProjectFolder
+from max.projects.audit import audited
+from max.projects.folder import AUDIT, ProjectFolder
 with audited(ProjectFolder.find(sys.argv[1]), "disconnect", "acme:default"):
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -313,8 +313,8 @@ def test_a_process_that_is_killed_between_a_change_and_its_row_leaves_one_with_t
 
 WRITING = """
 import sys
-from max.installations.audit import audited
-from max.installations.project_folder import AUDIT, ProjectFolder
+from max.projects.audit import audited
+from max.projects.folder import AUDIT, ProjectFolder
 folder = ProjectFolder.find(sys.argv[1])
 for n in range(20):
     with audited(folder, "settings", sys.argv[2]):

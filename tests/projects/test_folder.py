@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from max.core import InstallationInfo
 from max.errors import MaxError, ProjectError, UnknownName, UsageError
 from max.installations.onboarding import OnboardingResult
-from max.installations.project_folder import ProjectFolder
 from max.model.settings import DEFAULTS, Settings, settings_json
+from max.projects.folder import ProjectFolder
 from tests.database_files import data_file
 
 NOW = 1_700_000_000.25
@@ -34,7 +34,7 @@ import os, sys, tempfile, fcntl
 from pathlib import Path
 from max.errors import ProjectError
 from max.installations.onboarding import OnboardingResult
-from max.installations.project_folder import ProjectFolder
+from max.projects.folder import ProjectFolder
 
 folder = Path(tempfile.mkdtemp())
 folder.chmod(0o555)
@@ -491,7 +491,7 @@ def check_after(project: ProjectFolder, change: str) -> None:
 KILLER = """
 import os, signal, sys
 from pathlib import Path
-from tests.installations.test_project_folder import CHANGES, check_after, prepared, sabotage
+from tests.projects.test_folder import CHANGES, check_after, prepared, sabotage
 
 base, change = Path(sys.argv[1]), sys.argv[2]
 kills = 0

@@ -29,28 +29,28 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from ..errors import MaxError, MoveRefused, ProjectError, StorageEmpty, StorageError, UsageError
+from ..installations.credential_file import StoredSecrets
+from ..installations.encryption import Keys, KeySource, keys_of_environment
+from ..installations.files import changed_names, version_of
 from ..model.settings import InstallationInfo, invalid_settings, read_settings, update_settings
 from ..model.values import Json
 from ..storage import postgres_project as rows
 from ..storage.postgres import PostgresDatabase, pool_of, translated
 from ..storage.postgres_project import StoredInstallation
-from .credential_file import StoredSecrets
+from .connectors import ProjectConnectors
 from .database_credentials import DatabaseCredentials, sealed
-from .encryption import Keys, KeySource, keys_of_environment
-from .files import changed_names, version_of
-from .project_connectors import ProjectConnectors
-from .project_manager import MovedInstallation, ProjectManager, name_of
+from .manager import MovedInstallation, ProjectManager, name_of
 
 if TYPE_CHECKING:
     from ..connector import Connector
     from ..core import SyncLease
+    from ..installations.onboarding import OnboardingResult
+    from ..installations.registry import ConnectorRegistry
     from ..storage.database import Connection, Database
     from ..storage.postgres_leases import LeaseKeeper
     from ..storage.postgres_work import WorkTable
     from ..upstream.operations import FlowController
-    from .onboarding import OnboardingResult
-    from .project_manager import InstallationSecrets
-    from .registry import ConnectorRegistry
+    from .manager import InstallationSecrets
 
 SCHEMA = "max"  # of a project, unless its URL names another one behind #
 PROJECT_SCHEMA = re.compile(r"[a-z][a-z0-9]{0,15}")  # no underscore: what begins with it is this project's
@@ -220,13 +220,13 @@ class ProjectDatabase(ProjectManager):
     def refuse_foreign(self) -> None:
         """ProjectUntrusted when another user may have written the folder that leads here."""
         if self._root is not None and not self._trusted:
-            from .trust import refuse_exposed
+            from ..installations.trust import refuse_exposed
 
             refuse_exposed(self._root)
 
     def _allow_connectors(self) -> None:
         if self._root is not None and not self._trusted:
-            from .trust import refuse_untrusted
+            from ..installations.trust import refuse_untrusted
 
             refuse_untrusted(self._root)
 
@@ -438,7 +438,7 @@ class ProjectDatabase(ProjectManager):
         exist_ok: bool = False,
     ) -> InstallationInfo:
         """Store a new installation, in one transaction."""
-        from .project_folder import check_name
+        from .folder import check_name
 
         check_name("connector", connector)
         names = {"config": sorted(config), "secrets": sorted(secrets)}
@@ -599,7 +599,7 @@ def _info_or_problem(one: StoredInstallation) -> InstallationInfo | ProjectError
 
 
 def _free_name(known: list[StoredInstallation], connector: str, name: str | None) -> str:
-    from .project_folder import check_name, default_name
+    from .folder import check_name, default_name
 
     taken = {str(one).casefold() for one in known}
     if name is None:

@@ -28,19 +28,19 @@ from typing import TYPE_CHECKING
 
 from ..core import in_thread
 from ..errors import MaxError, ProjectError, UsageError, describe
+from ..installations.actor import actor
+from ..installations.files import sync_folder, write_file
 from ..model.audit import AuditCheck, AuditRow, Outcome
 from ..model.settings import InstallationInfo
 from ..model.values import Json
 from ..storage import audit_log
 from ..storage.leases import describe_worker, new_worker
-from .actor import actor
-from .files import sync_folder, write_file
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ..storage.database import Database
-    from .project_manager import ProjectManager
+    from .manager import ProjectManager
 
 LONGEST = 500  # characters of a fact
 MOST_ROWS = 1_000_000  # that are read together

@@ -31,15 +31,15 @@ from max.errors import (
     UnknownName,
     UsageError,
 )
-from max.installations.audit import audit_rows, check_audit
 from max.installations.encryption import Keys, keys_from, new_key
 from max.installations.onboarding import OnboardingResult
-from max.installations.project_database import ProjectDatabase, without_password
-from max.installations.project_folder import ProjectFolder
-from max.installations.projects import find_project, make_in_database
 from max.model.settings import InstallationInfo
 from max.model.tasks import Status
 from max.project import Project
+from max.projects.audit import audit_rows, check_audit
+from max.projects.database import ProjectDatabase, without_password
+from max.projects.folder import ProjectFolder
+from max.projects.opening import find_project, make_in_database
 from max.storage.postgres import PostgresDatabase
 from tests.command_line import Cli, running
 from tests.postgres_server import shared_url
@@ -162,7 +162,7 @@ class TestInstallations:
     def test_eight_processes_that_make_one_at_once_make_one(self, url: str) -> None:
         code = (
             "import sys\n"
-            "from max.installations.project_database import ProjectDatabase\n"
+            "from max.projects.database import ProjectDatabase\n"
             "sys.stdin.readline()\n"
             "project = ProjectDatabase.open(sys.argv[1], create=True)\n"
             "print(project.add('acme', None, {}, {}, now=1.0).name)\n"

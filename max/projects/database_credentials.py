@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING
 
 from ..core import in_thread
 from ..errors import ProjectError
+from ..installations.credential_file import RENEWAL_TIMEOUT, StoredSecrets, refuse_other_origin
+from ..installations.files import changed_names
+from ..installations.secret_store import SecretStore
 from ..model.settings import InstallationInfo
 from ..storage import postgres_project as rows
 from ..storage.postgres_project import SealedSecret
-from .credential_file import RENEWAL_TIMEOUT, StoredSecrets, refuse_other_origin
-from .files import changed_names
-from .secret_store import SecretStore
 
 if TYPE_CHECKING:
+    from ..installations.encryption import Keys
     from ..storage.database import Connection, Database
     from .audit import InstallationAudit
-    from .encryption import Keys
 
 
 def sealed(keys: Keys, id: str, given: StoredSecrets) -> list[SealedSecret]:
