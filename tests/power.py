@@ -223,9 +223,11 @@ class PowerConnection:
         """Run one statement for each row of values."""
         return PowerCursor([], sum(self.execute(sql, values).rowcount for values in rows))
 
-    def insert(self, sql: str, kinds: Sequence[Kind], rows: Iterable[Sequence[Any]]) -> None:
+    def insert(
+        self, sql: str, kinds: Sequence[Kind], columns: Sequence[Sequence[Any]], constants: Sequence[Any] = ()
+    ) -> None:
         """Run an INSERT whose ``{rows}`` are these."""
-        insert_rows(cast(SqliteConnection, self), sql, len(kinds), rows)
+        insert_rows(cast(SqliteConnection, self), sql, columns, constants)
 
     def rollback(self) -> None:
         """Undo what the open transaction did."""

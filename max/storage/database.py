@@ -92,8 +92,18 @@ class Connection(Protocol):
     def executemany(self, sql: str, rows: Iterable[Values], /) -> Cursor:
         """Run one statement for each row of values."""
 
-    def insert(self, sql: str, kinds: Sequence[Kind], rows: Iterable[Sequence[Any]], /) -> None:
-        """Run ``INSERT INTO table (…) {rows} …`` for rows, few or many, whose columns have these kinds."""
+    def insert(
+        self,
+        sql: str,
+        kinds: Sequence[Kind],
+        columns: Sequence[Sequence[Any]],
+        constants: Sequence[Any] = (),
+        /,
+    ) -> None:
+        """Run ``INSERT INTO table (…) {rows} …`` for rows, few or many, given by column.
+
+        Behind the columns stand the values that are the same in every row; ``kinds`` are those of both.
+        """
 
 
 Work: TypeAlias = Callable[[Connection], T]

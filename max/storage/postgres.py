@@ -105,9 +105,16 @@ class PostgresConnection:
         """Run one statement for each row of values, without waiting for one before the next is sent."""
         return self._statements.run_each(sql, rows)
 
-    def insert(self, sql: str, kinds: Sequence[Kind], rows: Iterable[Sequence[Any]], /) -> None:
+    def insert(
+        self,
+        sql: str,
+        kinds: Sequence[Kind],
+        columns: Sequence[Sequence[Any]],
+        constants: Sequence[Any] = (),
+        /,
+    ) -> None:
         """Run an INSERT whose ``{rows}`` are these, as one statement of whole columns."""
-        self._statements.insert(sql, kinds, rows)
+        self._statements.insert(sql, kinds, columns, constants)
 
     def interrupt(self) -> None:
         """Make the statement that runs now fail, if one does; nothing after ``leave``."""

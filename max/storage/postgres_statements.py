@@ -100,7 +100,7 @@ class Statements:
         self._known: dict[str, _Statement] = {}
         self._prepared: dict[tuple[str, str, tuple[int, ...]], bytes] = {}
         self._names = self._scans = 0
-        self._inserts: dict[tuple[str, tuple[Kind, ...]], str] = {}
+        self._inserts: dict[tuple[str, tuple[Kind, ...], int], str] = {}
 
     def run(self, sql: str, values: Values) -> Cursor:
         """Run one statement; or, without values, several."""
@@ -153,17 +153,20 @@ class Statements:
             yield from rows
         self.run(f"CLOSE {name}", ())
 
-    def insert(self, sql: str, kinds: Sequence[Kind], rows: Iterable[Sequence[Any]]) -> None:
+    def insert(
+        self, sql: str, kinds: Sequence[Kind], columns: Sequence[Sequence[Any]], constants: Sequence[Any]
+    ) -> None:
         """Run an INSERT whose ``{rows}`` are these."""
-        columns = list(zip(*rows, strict=True))
-        if not columns:
+        if not columns or not columns[0]:
             return
-        key = (sql, tuple(kinds))
+        key = (sql, tuple(kinds), len(columns))
         written = self._inserts.get(key)
         if written is None:
-            arrays = ", ".join(f"CAST(? AS {ARRAYS.get(kind, 'text')}[])" for kind in kinds)
-            self._inserts[key] = written = sql.replace("{rows}", f"SELECT * FROM unnest({arrays})")
-        self.run(written, list(map(array_text, columns)))
+            types = [ARRAYS.get(kind, "text") for kind in kinds]
+            arrays = ", ".join(f"CAST(? AS {one}[])" for one in types[: len(columns)])
+            same = "".join(f", CAST(? AS {one})" for one in types[len(columns) :])
+            self._inserts[key] = written = sql.replace("{rows}", f"SELECT *{same} FROM unnest({arrays})")
+        self.run(written, [*constants, *map(array_text, columns)])
 
     def _forget(self) -> None:
         """Have nothing prepared any more: what the server kept would cost at each change of a table."""

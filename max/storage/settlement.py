@@ -336,7 +336,7 @@ class SyncTransaction:
             for one in settlements
             for child in one.children
         ]
-        self.connection.insert(INSERT_TASK, TASK_KINDS, rows)
+        self.connection.insert(INSERT_TASK, TASK_KINDS, list(zip(*rows, strict=True)))
 
     def _move(self, settlements: Sequence[Settlement], states: Sequence[State]) -> None:
         by_statement: dict[str, list[Any]] = {}

@@ -18,7 +18,7 @@ from functools import cached_property
 from itertools import chain
 from typing import Any, Self, TypeAlias
 
-from ..model.columns import EncodedRows
+from ..model.columns import Column, EncodedRows
 from ..model.delivery import Delivery, WriteResult
 from ..model.entities import Entity, ManyOf, Ref
 from ..model.inline import inline_members
@@ -402,14 +402,16 @@ class TableWriter(Tables):
         for rows in groups:
             moved = [moved_at for name in mapping.moved_columns if name in rows.names]
             constants = (*mapping.bitmap_values(rows.names), *loads, *moved)
-            values: Iterable[tuple[Any, ...]] = rows.tuples(*constants)
-            if numbers := in_a_row(connection, mapping, rows.ids):
-                values = _changed(connection, mapping, (rows.names, covered), values, moved, numbers)
+            columns: Sequence[Column] = [rows.ids, *rows.columns]
             written = rows.names, covered
             sql, kinds = mapping.upserts.get(written) or mapping.upserts.setdefault(
                 written, upsert(mapping, *written)
             )
-            connection.insert(sql, kinds, values)
+            if numbers := in_a_row(connection, mapping, rows.ids):
+                values = rows.tuples(*constants)
+                changed = _changed(connection, mapping, written, values, moved, numbers)
+                columns, constants = list(zip(*changed, strict=True)), ()
+            connection.insert(sql, kinds, columns, constants)
             alone = [name for name in rows.names if mapping.load_groups[name] not in covered]
             if alone and at is not None:
                 self.freshness.record(connection, mapping, rows.ids, alone, synced_at=at, recorded_at=at)

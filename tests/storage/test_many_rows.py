@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from datetime import date
 from typing import Any
 
@@ -32,7 +31,8 @@ COLUMNS = {
     "data": (Kind.JSON, st.sampled_from(["null", '{"a":[1,"x"]}', '"\\u00e4\\\\"', "[]"])),
 }
 KINDS = [kind for kind, _ in COLUMNS.values()]
-ROWS = st.lists(st.tuples(*(st.none() | values for _, values in COLUMNS.values())), max_size=130)
+ROW = st.tuples(*(st.none() | values for _, values in COLUMNS.values()))
+SAME = st.integers(0, len(COLUMNS) - 1)  # of the last columns, which have one value in every row
 NAMES = ", ".join(map(quoted, COLUMNS))
 
 
@@ -55,12 +55,16 @@ def test_p11_rows_that_are_stored_together_are_those_stored_one_by_one_and_in_or
             make(connection, "together")
             make(connection, "alone")
 
-        @given(ROWS)
-        def holds(rows: Sequence[tuple[Any, ...]]) -> None:
+        @given(st.lists(ROW, max_size=130), SAME, st.sampled_from([0, 9, 100, 110]))
+        def holds(drawn: list[tuple[Any, ...]], same: int, more: int) -> None:
+            width = len(COLUMNS) - same
+            constants = drawn[0][width:] if drawn else ()
+            rows = [(*row[:width], *constants) for row in [*drawn, *drawn[:1] * more]]
+            columns = list(zip(*rows, strict=True))[:width]
             with transaction(connection):
                 connection.execute("DELETE FROM together")
                 connection.execute("DELETE FROM alone")
-                connection.insert(f"INSERT INTO together ({NAMES}) {{rows}}", KINDS, rows)
+                connection.insert(f"INSERT INTO together ({NAMES}) {{rows}}", KINDS, columns, constants)
                 for row in rows:
                     places = ", ".join("?" * len(row))
                     connection.execute(f"INSERT INTO alone ({NAMES}) VALUES ({places})", row)
@@ -78,8 +82,9 @@ def test_more_values_than_a_statement_may_have_parameters_are_stored(rows: int, 
         connection.execute(f"CREATE TABLE wide ({', '.join(f'{name} INTEGER' for name in names)})")
         values = [tuple(range(row, row + width)) for row in range(rows)]
         sql = f"INSERT INTO wide ({', '.join(names)}) {{rows}}"
-        connection.insert(sql, [Kind.INTEGER] * width, iter(values))
-        connection.insert(sql, [Kind.INTEGER] * width, iter(()))
+        connection.insert(sql, [Kind.INTEGER] * width, list(zip(*values, strict=True)))
+        connection.insert(sql, [Kind.INTEGER] * width, [])
+        connection.insert(sql, [Kind.INTEGER] * width, [[]], [0] * (width - 1))
         assert connection.execute("SELECT * FROM wide ORDER BY c0").fetchall() == values
 
 
@@ -88,7 +93,7 @@ def test_half_a_surrogate_pair_among_many_rows_is_refused_and_none_is_stored() -
     with memory_connection() as connection:
         connection.execute("CREATE TABLE one (name TEXT)")
         with pytest.raises(UnicodeEncodeError), transaction(connection):
-            connection.insert("INSERT INTO one (name) {rows}", [Kind.TEXT], [("a",), ("\ud800",)])
+            connection.insert("INSERT INTO one (name) {rows}", [Kind.TEXT], [["a", "\ud800"]])
         assert connection.execute("SELECT count(*) FROM one").fetchone() == (0,)
 
 
@@ -106,7 +111,8 @@ class TestPostgres:
         with database.writer() as connection:
             connection.execute("CREATE TABLE one (_row INTEGER, real REAL)")
             rows = [(1, math.inf), (2, -math.inf), (3, math.nan), (4, 5e-324), (5, 1.7976931348623157e308)]
-            connection.insert("INSERT INTO one {rows}", [Kind.INTEGER, Kind.REAL], rows)
+            columns = list(zip(*rows, strict=True))
+            connection.insert("INSERT INTO one {rows}", [Kind.INTEGER, Kind.REAL], columns)
             found = [real for (real,) in connection.execute("SELECT real FROM one ORDER BY _row")]
         database.delete()
         assert list(map(repr, found)) == [repr(real) for _, real in rows]
