@@ -126,19 +126,19 @@ class ProgressLine:
     def __init__(self, *, quiet: bool) -> None:
         self._stream, self._quiet = console().stderr, quiet
         self._live = is_terminal(self._stream)
-        self._drawn, self._part = 0.0, ("", "")
+        self._drawn, self._part = 0.0, ("", "", "")
 
     def show(self, step: MoveProgress) -> None:
         """Show it, unless it was shown a moment ago."""
-        part, now = (str(step.info), step.what), time.monotonic()
+        part, now = (str(step.info), step.what, step.unit), time.monotonic()
         if self._quiet or (part == self._part and not (self._live and now - self._drawn >= REDRAW)):
             return
         self._part, self._drawn = part, now
         if self._live:
-            done = f"{number(step.done)} of {counted(step.total, 'row')}"
+            done = f"{number(step.done)} of {counted(step.total, step.unit)}"
             tell(self._stream, f"{ERASE}{step.info}: {step.what} {done}")
         else:
-            tell(self._stream, f"{step.info}: {step.what} {counted(step.total, 'row')}\n")
+            tell(self._stream, f"{step.info}: {step.what} {counted(step.total, step.unit)}\n")
 
     def clear(self) -> None:
         """Remove the line."""

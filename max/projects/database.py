@@ -509,9 +509,6 @@ class ProjectDatabase(ProjectManager):
             stored = self.credentials(_info(one)).stored_in(connection)
         return MovedInstallation(_info(one), one.settings, stored)
 
-    def kept_files(self, info: InstallationInfo) -> None:
-        """It has none."""
-
     def check_arrival(self, one: MovedInstallation) -> None:
         """ProjectError when its name or its schema is taken, or there is no key for its secrets."""
         self.refuse_foreign()

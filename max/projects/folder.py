@@ -569,11 +569,6 @@ class ProjectFolder(ProjectManager):
         now = read_installation(self._folder(info))
         return MovedInstallation(now, data.get("settings") or {}, self.credentials(now).stored())
 
-    def kept_files(self, info: InstallationInfo) -> Path | None:
-        """The folder beside its database, unless it is empty."""
-        folder = self._folder(info) / KEPT
-        return folder if folder.is_dir() and any(folder.iterdir()) else None
-
     def check_arrival(self, one: MovedInstallation) -> None:
         """ProjectError when its name is taken, or there is data under it."""
         info = one.info

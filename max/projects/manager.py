@@ -201,9 +201,6 @@ class ProjectManager(Protocol):
         MoveRefused when something is noted of it that only a folder holds; KeyMissing and KeyWrong.
         """
 
-    def kept_files(self, info: InstallationInfo) -> Path | None:
-        """The folder of the contents that its connector has kept; None without any."""
-
     def check_arrival(self, one: MovedInstallation) -> None:
         """ProjectError when it cannot come: its name is taken, or there is no key for its secrets."""
 

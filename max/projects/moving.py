@@ -24,11 +24,9 @@ nowhere else in between.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from hashlib import file_digest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,22 +39,25 @@ from ..errors import (
     UnknownName,
     UsageError,
 )
-from ..installations.files import CONNECTORS, KEPT, sync_folder, translated
+from ..installations.files import CONNECTORS
 from ..model.settings import InstallationInfo
 from ..storage import audit_log, moves
 from ..storage.moves import CopiedTable, Mark
+from .kept_contents import contents_of, copy_contents, count_contents
 from .manager import ProjectManager
-
-BLOCK = 1 << 20  # bytes of a kept file that are copied at a time
 
 
 class MoveProgress(NamedTuple):
-    """How far a move is: ``what`` is done to an installation, and how many rows of how many are done."""
+    """How far a move is: ``what`` is done to an installation, and how many of how many are done.
+
+    ``unit``: what they are, ``row`` or ``content``.
+    """
 
     info: InstallationInfo
     what: str
     done: int
     total: int
+    unit: str = "row"
 
 
 class Planned(NamedTuple):
@@ -132,13 +133,8 @@ class Move:
             return Planned(info, tables, 0, arrived=True)
         self._target.check_arrival(self._source.leaving(info))
         self._check_connector(info)
-        kept = self._source.kept_files(info)
-        if kept is not None and self._target.database(info).file is None:
-            raise MoveRefused(
-                f"{info} has contents in files ({kept}), and they do not move into a database yet",
-                hint="leave it where it is, or move it to another folder",
-            )
-        return Planned(info, tables, len(_files(kept)), arrived=False)
+        files = count_contents(contents_of(database), contents_of(self._target.database(info)))
+        return Planned(info, tables, files, arrived=False)
 
     def _has_arrived(self, info: InstallationInfo) -> bool:
         """Whether a former run has handed it over."""
@@ -183,7 +179,7 @@ class Move:
         return planned
 
     def _copy(self, one: Planned, tell: Tell) -> None:
-        """Copy the data and the files of an installation, and compare them."""
+        """Copy the data and the contents of an installation, and compare them."""
         source, target = self._source.database(one.info), self._target.arriving(one.info)
         with moves.reading(source) as connection:
             tables = moves.survey(connection)
@@ -194,9 +190,8 @@ class Move:
                 moves.complete(connection, target, tables)
                 with moves.reading(target) as arrived:
                     moves.verify(connection, arrived, tables, _counting(one, "verifying", tell))
-        kept = self._source.kept_files(one.info)
-        if kept is not None and target.file is not None:
-            copy_files(kept, target.file.with_name(KEPT))
+        counted = _counting(one, "copying", tell, "content", one.files)
+        copy_contents(contents_of(source), contents_of(target), counted)
 
     def _hand_over(self, planned: Sequence[Planned], coming: Sequence[Planned]) -> None:
         """The step, and what follows it."""
@@ -244,13 +239,15 @@ def _instead(new: dict[str, str], _: dict[str, str]) -> dict[str, str]:
     return new
 
 
-def _counting(one: Planned, what: str, tell: Tell) -> Callable[[int], None]:
+def _counting(
+    one: Planned, what: str, tell: Tell, unit: str = "row", total: int | None = None
+) -> Callable[[int], None]:
     done = 0
 
     def counted(number: int) -> None:
         nonlocal done
         done += number
-        tell(MoveProgress(one.info, what, done, one.rows))
+        tell(MoveProgress(one.info, what, done, one.rows if total is None else total, unit))
 
     return counted
 
@@ -294,48 +291,3 @@ def undo(project: ProjectManager, info: InstallationInfo, mark: Mark, target: Pr
             database.delete()
         with suppress(MaxError):  # a copy that cannot be reached is in no one's way
             target.drop_arriving(info)
-
-
-# -- kept files --------------------------------------------------------------------------------
-
-
-def _files(folder: Path | None) -> list[Path]:
-    """The contents in a folder of kept files; what a killed process left of one begins with a dot."""
-    return [] if folder is None else sorted(one for one in folder.glob("*/[!.]*") if one.is_file())
-
-
-def copy_files(source: Path, target: Path) -> None:
-    """Copy contents whose names are the SHA-256 of their bytes; MoveRefused when one is not what it says."""
-    with translated(target):
-        for file in _files(source):
-            place = target / file.relative_to(source)
-            if _digest(place) != file.name:
-                place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                _copy_file(file, place)
-            if _digest(place) != file.name:
-                raise MoveRefused(
-                    f"{file} is not the content that its name says",
-                    hint="fetch it again: max invalidate, then max sync; nothing was handed over",
-                )
-
-
-def _digest(path: Path) -> str:
-    if not path.is_file():
-        return ""
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
-
-
-def _copy_file(source: Path, target: Path) -> None:
-    """Copy a file: it has its name when all of it is on the disk."""
-    beside = target.with_name(f".{target.name}")
-    beside.unlink(missing_ok=True)
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as copied, source.open("rb") as file:
-        while block := file.read(BLOCK):
-            copied.write(block)
-        copied.flush()
-        os.fsync(copied.fileno())
-    beside.replace(target)
-    for folder in (target.parent, target.parent.parent, target.parent.parent.parent):
-        sync_folder(folder)

@@ -7,6 +7,8 @@ that holds the name was never ahead of the content.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol
 
 from ..errors import UsageError
 from .catalogue import migrate
@@ -21,6 +23,7 @@ MIGRATIONS = (
     )
     """,
 )
+TABLE = "_max_kept_file"
 MOST_BYTES = 64 * 2**20  # of one content: the driver holds it three times
 FIND = "SELECT 1 FROM _max_kept_file WHERE name = ?"
 KEEP = "INSERT INTO _max_kept_file (name, content) VALUES (?, ?) ON CONFLICT (name) DO NOTHING"
@@ -48,3 +51,33 @@ class StoredFiles:
 
         await self._database.transact(keep)
         return name
+
+
+# -- moving them -------------------------------------------------------------------------------
+
+
+class Content(NamedTuple):
+    """A content that is kept: its name, and how many bytes it has."""
+
+    name: str
+    bytes: int
+
+
+class Contents(Protocol):
+    """The contents of one installation, wherever they are kept, for moving them elsewhere.  Blocks."""
+
+    @property
+    def most_bytes(self) -> int | None:
+        """How many bytes a content may have here; None: as many as it likes."""
+
+    def listed(self) -> Iterator[Content]:
+        """Every content, sorted by name; few of them are in memory."""
+
+    def proven(self, names: Sequence[str]) -> dict[str, Content]:
+        """Those of the names that are kept: the SHA-256, and the number, of the bytes that are there."""
+
+    def blocks(self, name: str) -> Iterator[bytes]:
+        """What a content is made of."""
+
+    def put(self, contents: Iterable[tuple[str, Iterator[bytes]]]) -> None:
+        """Keep contents, in place of what has their names: each whole or not at all, whatever happens."""

@@ -17,7 +17,8 @@ is gone on with by doing it again: what is there is read, and not written.
     again     equal        | written      | written, and nothing is behind 5
 
 **What is not copied** is made again, in the words of the target: views, indexes, triggers, and the index of
-texts.  What users made in the database is refused by name, since no other database may understand it.
+texts.  Contents that a connector keeps are no rows in another place: ``postgres_contents`` reads and writes
+them.  What users made in the database is refused by name, since no other database may understand it.
 
 Rule: no statement here knows which database it is for.  Everything is read in the order of keys, and never
 held as a whole.
@@ -61,7 +62,9 @@ TOGETHER = 10  # pages in one transaction
 MARK = "_max_move"
 GUARD = "_max_moved:"  # how the triggers begin that refuse to write
 INDEX = "_max_find"  # the index of texts, and what it is made of
-UNCOPIED = ("_max_object", MARK)  # the target's own
+UNGUARDED = ("_max_object", MARK)  # the target's own
+UNCOPIED = (*UNGUARDED, kept_files.TABLE)
+OF_ROWS = f"owner <> '{kept_files.OWNER}'"  # the rows of _max_migration that are copied
 EVENTS = ("INSERT", "UPDATE", "DELETE")
 PARTS = {
     part.OWNER: part.MIGRATIONS
@@ -81,7 +84,8 @@ class Mark(NamedTuple):
 class CopiedTable(NamedTuple):
     """A table that is copied: its columns, those of its key, and how many rows it has.
 
-    ``entity`` is the name of the entity of its rows; empty for a table of Max's own.
+    ``entity`` is the name of the entity of its rows; empty for a table of Max's own.  ``where`` is SQL
+    that is true of the rows that are copied.
     """
 
     name: str
@@ -89,6 +93,7 @@ class CopiedTable(NamedTuple):
     key: tuple[str, ...]
     rows: int
     entity: str = ""
+    where: str = TRUE
 
     def named(self, row: Sequence[Any]) -> str:
         """A row, for people."""
@@ -146,7 +151,7 @@ def freeze(connection: Connection, target: str) -> None:
     for table in () if is_catalogued(connection) else catalogue.TABLES:
         connection.execute(sql(table))
     for table in _tables(connection):
-        for event in () if table in UNCOPIED else EVENTS:
+        for event in () if table in UNGUARDED else EVENTS:
             name = f"{GUARD}{event.lower()}:{table}"
             body = connection.dialect.refusal(MOVING)
             catalogue.put(
@@ -185,11 +190,7 @@ def survey(connection: Connection) -> list[CopiedTable]:
     MoveRefused names what users made, and columns that no one declared; StorageNewer when a newer Max made
     some part.
     """
-    if has_part(connection, kept_files.OWNER, kept_files.MIGRATIONS):
-        raise MoveRefused(
-            "its connector keeps contents in this database, and they do not move yet",
-            hint="leave it where it is, or connect it in the other place and sync it there",
-        )
+    has_part(connection, kept_files.OWNER, kept_files.MIGRATIONS)
     versions = _versions(connection)
     kinds = _entities(connection)
     own = {table for table, _ in kinds.values()}
@@ -215,7 +216,7 @@ def _versions(connection: Connection) -> dict[str, int]:
     """The version of each part that has tables here."""
     if not is_catalogued(connection):
         return {}
-    sql = "SELECT owner, max(version) FROM _max_migration GROUP BY owner"
+    sql = f"SELECT owner, max(version) FROM _max_migration WHERE {OF_ROWS} GROUP BY owner"
     found: dict[str, int] = dict(connection.execute(sql).fetchall())
     for owner in found:
         if owner in PARTS:
@@ -250,9 +251,10 @@ def _copied(connection: Connection, name: str, entity: str, fields: Mapping[str,
             f" {', '.join(sorted(present - columns - fields.keys()))}",
             hint="drop them, or bring the data up to date first: max migrate",
         )
-    rows = connection.execute(f"SELECT count(*) FROM {quoted(name)}").fetchone()[0]
+    where = OF_ROWS if name == "_max_migration" else TRUE
+    rows = connection.execute(f"SELECT count(*) FROM {quoted(name)} WHERE {where}").fetchone()[0]
     key = tuple(connection.dialect.key(connection, name))
-    return CopiedTable(name, tuple(sorted({*columns, *(fields or ())})), key, int(rows), entity)
+    return CopiedTable(name, tuple(sorted({*columns, *(fields or ())})), key, int(rows), entity, where)
 
 
 def _internal(column: str) -> str:
@@ -311,14 +313,15 @@ def _pages(connection: Connection, table: CopiedTable) -> Iterator[_Page]:
     """The rows of a table in the order of its key; a table without one has few, and is one page."""
     columns, low = ", ".join(map(quoted, table.columns)), None
     if not table.key:
-        rows = connection.execute(f"SELECT {columns} FROM {quoted(table.name)}").fetchall()
+        sql = f"SELECT {columns} FROM {quoted(table.name)} WHERE {table.where}"
+        rows = connection.execute(sql).fetchall()
         yield _Page(None, sorted(rows, key=repr), last=True)
         return
     places = [table.columns.index(name) for name in table.key]
     order = ", ".join(map(quoted, table.key))
     while True:
-        where = f" WHERE {_behind(table)}" if low is not None else ""
-        sql = f"SELECT {columns} FROM {quoted(table.name)}{where} ORDER BY {order} LIMIT {PAGE}"
+        where = f"{table.where} AND {_behind(table)}" if low is not None else table.where
+        sql = f"SELECT {columns} FROM {quoted(table.name)} WHERE {where} ORDER BY {order} LIMIT {PAGE}"
         rows = connection.execute(sql, low or ()).fetchall()
         yield _Page(low, rows, last=len(rows) < PAGE)
         if len(rows) < PAGE:
@@ -333,13 +336,13 @@ def _behind(table: CopiedTable, sign: str = ">") -> str:
 
 def _place(table: CopiedTable, page: _Page) -> tuple[str, list[Any]]:
     """Where the rows of a page are in the target, as the end of a statement, and its values."""
-    parts, values = [], list(page.low or ())
+    parts, values = [table.where], list(page.low or ())
     if page.low is not None:
         parts.append(_behind(table))
     if not page.last:
         parts.append(_behind(table, "<="))
         values += [page.rows[-1][table.columns.index(name)] for name in table.key]
-    return f" WHERE {' AND '.join(parts)}" if parts else "", values
+    return f" WHERE {' AND '.join(parts)}", values
 
 
 def _there(connection: Connection, table: CopiedTable, page: _Page) -> list[tuple[Any, ...]]:

@@ -12,9 +12,15 @@ from max_connectors.google_drive_api import EXPORTS, MOST_BYTES
 
 from max import Json, Status
 from max.errors import InvalidAnswers
+from max.projects.kept_contents import contents_of, copy_contents
+from max.storage.postgres import PostgresDatabase
+from max.storage.sqlite import SqliteDatabase
 from max.upstream.recording import Recording
 from max.upstream.replay import Replay
+from tests import drive_fake
 from tests.drive_fake import DOCUMENT, FOLDER, SHORTCUT, Copy, account, needs_fake
+from tests.postgres_server import new_schema, shared_url
+from tests.storage.test_moves import carry
 
 pytestmark = needs_fake
 KINDS = ("text/", "application/json", "application/pdf", *EXPORTS)
@@ -201,3 +207,27 @@ def test_p45_a_replay_keeps_the_same_contents(copy: Copy, tmp_path: Path) -> Non
 def test_a_cap_that_memory_could_not_hold_is_refused(fake: Any, tmp_path: Path) -> None:
     with pytest.raises(InvalidAnswers, match="content_bytes"):
         Copy(tmp_path, fake, content_bytes=MOST_BYTES + 1).configured()
+
+
+@pytest.mark.postgres
+def test_contents_that_moved_into_a_database_are_not_asked_for_again_there(
+    copy: Copy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy.sync()
+    files = kept(copy)
+    here, there = SqliteDatabase(copy.folder / "data.db"), PostgresDatabase(shared_url(), new_schema())
+    try:
+        carry(here, there)
+        copy_contents(contents_of(here), contents_of(there), lambda number: None)
+        downloads(copy)
+        monkeypatch.setattr(drive_fake, "SqliteDatabase", lambda path: there)
+        copy.fake.put("file0", md5Checksum="0" * 32)
+        copy.fake.content["file0"] = b"new"
+        assert copy.sync().status is Status.COMPLETED
+        assert downloads(copy) == ["file0"]
+        found = {
+            one.name: b"".join(contents_of(there).blocks(one.name)) for one in contents_of(there).listed()
+        }
+    finally:
+        there.delete()
+    assert found == files | {hashlib.sha256(b"new").hexdigest(): b"new"}

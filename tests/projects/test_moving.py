@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import itertools
 import json
 import os
@@ -44,7 +43,9 @@ from max.projects.moving import moving_to, undo
 from max.projects.opening import find_project, move_of, unopened
 from max.storage import postgres as postgres_module
 from max.storage import sqlite
+from max.storage.moves import Mark
 from max.storage.postgres import PostgresDatabase
+from max.sync.kept_files import KeptFiles
 from tests.command_line import prepare, take
 from tests.postgres_server import shared_url
 from tests.storage.test_moves import content
@@ -129,11 +130,12 @@ def files_below(folder: Path) -> list[str]:
 
 @pytest.mark.postgres
 def test_a_project_moves_into_a_database_and_back_as_it_was(home: Path, url: str) -> None:
-    before, data = known(project_at(home)), data_of(project_at(home))
+    keep(home, b"one", b"two")
+    before, data, contents = known(project_at(home)), data_of(project_at(home)), kept(project_at(home))
     assert moved(project_at(home), url) == ["acme:default", "acme:other"]
     there = project_at(home)
     assert isinstance(there, ProjectDatabase)
-    assert (known(there), data_of(there)) == (before, data)
+    assert (known(there), data_of(there), kept(there)) == (before, data, contents)
     assert files_below(home / ".max") == [".gitignore", "project.json"]
     assert not there.has_data(there.target("acme:other"))
     assert check_audit(there).problems == ()
@@ -143,7 +145,7 @@ def test_a_project_moves_into_a_database_and_back_as_it_was(home: Path, url: str
     assert moved(there, home) == ["acme:default", "acme:other"]
     back = project_at(home)
     assert isinstance(back, ProjectFolder)
-    assert (known(back), data_of(back)) == (before, data)
+    assert (known(back), data_of(back), kept(back)) == (before, data, contents)
     assert there.installations() == []
     assert check_audit(back).problems == ()
     assert [row.action for row in audit_rows(back)].count("move") == 6
@@ -224,19 +226,46 @@ def test_an_unfinished_sync_goes_on_in_the_other_place(tmp_path: Path, url: str)
 
 def test_a_folder_moves_into_another_one_with_the_contents_that_were_kept(home: Path, tmp_path: Path) -> None:
     data, target = data_of(project_at(home)), tmp_path / "target"
-    kept = home / ".max/installations/acme/default/files"
-    name = hashlib.sha256(b"content").hexdigest()
-    (kept / name[:2]).mkdir(parents=True)
-    (kept / name[:2] / name).write_bytes(b"content")
-    (kept / name[:2] / f".{name}.left").write_bytes(b"half")
+    folder = keep(home, b"content")
+    (file,) = folder.glob("*/*")
+    file.with_name(f".{file.name}.left").write_bytes(b"half")
     assert moved(project_at(home), target, "acme:default") == ["acme:default"]
     assert data_of(project_at(target)) == data
-    assert files_below(target / ".max/installations/acme/default/files") == [f"{name[:2]}/{name}"]
+    assert files_below(target / ".max/installations/acme/default/files") == [
+        f"{file.parent.name}/{file.name}"
+    ]
     assert moved(project_at(target), home, "acme:default") == ["acme:default"]
     assert data_of(project_at(home)) == data
-    (kept / name[:2] / name).write_bytes(b"damaged")
-    with pytest.raises(MoveRefused, match="is not the content that its name says"):
+    file.write_bytes(b"damaged")
+    with pytest.raises(MoveRefused, match="is not what its name says"):
         moved(project_at(home), target, "acme:default")
+
+
+def keep(home: Path, *contents: bytes) -> Path:
+    """Contents that the connector of acme:default has kept in a folder; their folder."""
+    folder = home / ".max/installations/acme/default/files"
+    for one in contents:
+        asyncio.run(KeptFiles(folder).keep(one))
+    return folder
+
+
+def kept(project: ProjectManager) -> dict[str, bytes]:
+    """The contents of acme:default, read without what moves them."""
+    info = project.target("acme:default")
+    if isinstance(project, ProjectFolder):
+        folder = Path(project.place_of_data(info)).with_name("files")
+        return {one.name: one.read_bytes() for one in folder.glob("*/[!.]*")}
+    with project.database(info).reader() as connection:
+        if not connection.dialect.columns(connection, "_max_kept_file"):
+            return {}
+        return dict(connection.execute("SELECT name, content FROM _max_kept_file").fetchall())
+
+
+def mark_of(project: ProjectManager, info: InstallationInfo) -> Mark:
+    """The mark of a move that has begun."""
+    mark = moving_to(project, info)
+    assert mark is not None
+    return mark
 
 
 def test_secrets_that_are_renewed_while_it_is_handed_over_are_those_that_arrive(
@@ -315,14 +344,7 @@ def test_a_folder_that_has_one_of_that_name_or_its_data_is_refused(home: Path, t
 
 
 @pytest.mark.postgres
-def test_contents_in_files_and_a_connector_of_its_own_are_refused_where_there_are_none(
-    home: Path, url: str
-) -> None:
-    kept = home / ".max/installations/acme/default/files/ab"
-    kept.mkdir(parents=True)
-    (kept / "abc").touch()
-    refused(home, url, MoveRefused, "has contents in files", "acme:default")
-    shutil.rmtree(kept.parent)
+def test_a_connector_of_its_own_is_refused_where_there_are_none(home: Path, url: str) -> None:
     (home / "connectors").mkdir()
     (home / "connectors" / "max_own.py").touch()
     folder_at(home).add("own", None, {}, {}, now=NOW)
@@ -532,21 +554,23 @@ def killed_at(nth: int, home: Path, to: str | Path) -> bool:
 def test_a_move_that_is_killed_anywhere_leaves_one_place_that_answers_and_goes_on(
     home: Path, url: str
 ) -> None:
+    keep(home, b"one", b"two", b"three")
     before, data = known(folder_at(home)), data_of(folder_at(home))
+    contents = kept(folder_at(home))
     draw, died = random.Random(KILLS), 0
     for _ in range(KILLS):
         for to in (url, str(home)):
             nth = draw.randrange(POINTS)
             died += killed_at(nth, home, to)
             answering = project_at(home)
-            assert (known(answering), data_of(answering)) == (before, data), nth
+            assert (known(answering), data_of(answering), kept(answering)) == (before, data, contents), nth
             if isinstance(answering, ProjectDatabase) == (to == url):
                 with answering.writable_database(before[0][0]).writer() as connection:  # it is handed over
                     connection.execute("UPDATE _max_source SET source = source")
             move_of(project_at(home), to, None).run() if not is_done(home, to) else None
             answering = project_at(home)
             assert isinstance(answering, ProjectDatabase) == (to == url)
-            assert (known(answering), data_of(answering)) == (before, data), nth
+            assert (known(answering), data_of(answering), kept(answering)) == (before, data, contents), nth
             assert check_audit(answering).problems == ()
             with answering.writable_database(before[0][0]).writer() as connection:
                 connection.execute("UPDATE _max_source SET source = source")

@@ -57,7 +57,8 @@ def content(database: Database) -> dict[str, list[tuple[Any, ...]]]:
         found = {}
         for table in moves.survey(connection):
             columns = ", ".join(map(quoted, table.columns))
-            rows = connection.execute(f"SELECT {columns} FROM {quoted(table.name)}").fetchall()
+            sql = f"SELECT {columns} FROM {quoted(table.name)} WHERE {table.where}"
+            rows = connection.execute(sql).fetchall()
             found[table.name] = sorted(rows, key=repr)
         return found
 
