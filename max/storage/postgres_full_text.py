@@ -43,8 +43,9 @@ PUT = """
     INSERT INTO _max_find (id, words, part) VALUES (?, CAST(? AS tsvector), ?)
     ON CONFLICT (id) DO NOTHING
 """
-# The weights of D, C, B and A: the words of a title are A, all others D.
-RANK = "ts_rank(CAST('{{0.1, 0.1, 0.1, 1.0}}' AS real[]), words, q.query)"
+# The weights of D, C, B and A: the words of a title are A, all others D.  The last number divides by the
+# logarithm of a text's length: of two that have the words, the shorter one is more about them.
+RANK = "ts_rank(CAST('{{0.1, 0.1, 0.1, 1.0}}' AS real[]), words, q.query, 1)"
 WORDS = "FROM _max_find, (SELECT CAST(:words AS tsquery) AS query) AS q WHERE words @@ q.query AND {within}"
 FIND_WORDS = f"SELECT id, CAST({RANK} AS REAL) {WORDS} ORDER BY 2 DESC, id LIMIT :limit"
 COUNT_WORDS = f"SELECT count(*) {WORDS}"

@@ -133,7 +133,7 @@ class TestFinding:
             (["find", "+-+", "_"], "there is no word in '+-+ _'"),
             (["find", " ".join(["w"] * 65)], "more than 64 words"),
             (["find", "audit", "--check"], "--check and --rebuild take no text"),
-            (["find", "audit (", "--raw"], 'the query cannot be read: fts5: syntax error near ""'),
+            (["find", "audit (", "--raw"], "the query cannot be read: "),
             (["find", "audit", "--in", "nope"], "unknown installation 'nope'"),
             (["find", "--check", "--rebuild"], "cannot be combined"),
         ],

@@ -135,9 +135,9 @@ class Library(NamedTuple):
         file.unlink(missing_ok=True)
         return words
 
-    def sql(self, statement: str) -> None:
-        """Change the database behind its back."""
-        sql(statement, of="book", folder=self.folder)
+    def sql(self, statement: str) -> list[Any]:
+        """Read or change the database behind its back."""
+        return sql(statement, of="book", folder=self.folder)
 
     def aged(self, what: str, name: str) -> dict[str, Any]:
         """What max freshness tells of a field or a listing."""
@@ -226,6 +226,7 @@ def test_missing_only_fetches_what_is_missing(synced: Library) -> None:
     assert synced.asked() == ["words 2"]
 
 
+@pytest.mark.of_a_folder
 @pytest.mark.parametrize(
     "words",
     [
@@ -349,9 +350,10 @@ def test_freshness_shows_the_age_of_feeds(synced: Library) -> None:
 
 
 def test_fields_with_equal_ages_share_a_line(synced: Library) -> None:
-    words = "(SELECT 1 << bit FROM _max_field AS f WHERE f.entity = _max_load.entity AND field = 'words')"
-    synced.sql(f"UPDATE _max_load SET requested_at = requested_at - 7200 WHERE fields IS {words}")
-    synced.sql(f"UPDATE _max_load SET requested_at = requested_at - 300 WHERE fields IS NOT {words}")
+    ((bit,),) = synced.sql("SELECT bit FROM _max_field WHERE entity = 'Leaf' AND field = 'words'")
+    of_words = f"entity = 'Leaf' AND fields = {1 << bit}"
+    synced.sql(f"UPDATE _max_load SET requested_at = requested_at - 7200 WHERE {of_words}")
+    synced.sql(f"UPDATE _max_load SET requested_at = requested_at - 300 WHERE NOT ({of_words})")
     lines = [line.split() for line in synced.run("freshness", "book").out.splitlines()]
     assert lines[3:5] == [
         ["Leaf", "text,", "blank", "3", "0", *["5", "min"] * 4],

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 from base64 import urlsafe_b64encode
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +18,40 @@ from max.errors import UsageError
 from max.model.filter_language import AGES
 from max.model.filters import Filter
 from max.model.query import DEPTH, Query
-from tests.command_line import Cli, running
+from tests.command_line import Cli, project_at, running
+from tests.contract.places import is_on_postgres, lasting_project
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project whose installation was synced, with a change log."""
-    return tmp_path_factory.mktemp("project")
+def project_on(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[bool], Path]]:
+    """The folder of a project, in files or in Postgres, which all tests share."""
+    with ExitStack() as during:
+
+        @cache
+        def made(on_postgres: bool) -> Path:
+            folder = tmp_path_factory.mktemp("project")
+            during.enter_context(lasting_project(folder, on_postgres))
+            return folder
+
+        yield made
+
+
+@pytest.fixture
+def folder(either: None, project_on: Callable[[bool], Path]) -> Path:
+    """The folder of the project on the database of the test."""
+    return project_on(is_on_postgres())
 
 
 @pytest.fixture
 def synced(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """Runs a command in it."""
+    """Runs a command in a project whose installation was synced, with a change log."""
     monkeypatch.chdir(folder)
-    cli = running(capsys)
-    if not (folder / ".max").exists():
+    cli, done = running(capsys), folder / "synced"
+    if not done.exists():
         cli("connect", "acme", "--set", "users=3", "--set", "tasks=2")
         cli("settings", "acme", "history=changes")
         assert cli("sync").status == 0
+        done.touch()
     return cli
 
 
@@ -69,14 +88,13 @@ def test_a_filter_of_python_that_nests_too_deep_is_refused() -> None:
 
 @pytest.mark.parametrize("join", ["and", "or"])
 def test_a_long_chain_of_conditions_is_flat(synced: Cli, folder: Path, join: str) -> None:
-    from max.projects.folder import ProjectFolder
     from max.query.reader import open_reader
 
     condition: Filter[AcmeTask] = AcmeTask.title.eq("a")
     for number in range(400):
         other = AcmeTask.title.eq(str(number))
         condition = condition & other if join == "and" else condition | other
-    project = ProjectFolder.find(str(folder))
+    project = project_at(folder)
     info = project.target("acme")
     with open_reader(project.database(info), info) as reader:
         assert reader.count(AcmeTask, condition) == 0

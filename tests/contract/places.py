@@ -110,6 +110,11 @@ class PassingDatabase(PostgresDatabase):
 _on_postgres = False
 
 
+def is_on_postgres() -> bool:
+    """Whether the test that runs has its data in Postgres (see ``either``)."""
+    return _on_postgres
+
+
 def memory_database() -> SqliteDatabase | PostgresDatabase:
     """A new database that nothing outlives: in memory, or a schema of its own (see ``either``)."""
     return PassingDatabase(shared_url(), new_schema()) if _on_postgres else SqliteDatabase(MEMORY)

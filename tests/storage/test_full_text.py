@@ -150,6 +150,15 @@ class TestFinding:
         using(body)
 
     @pytest.mark.usefixtures("either")
+    def test_a_short_text_is_more_about_its_words_than_a_long_one_that_repeats_them(self) -> None:
+        async def body(place: Place) -> None:
+            long = " ".join(["audit", *(f"word{number}" for number in range(40))])
+            await place.store(note("1", "The audit of a day", long), note("2", "audit.png"))
+            assert await place.found("audit") == ["2", "1"]
+
+        using(body)
+
+    @pytest.mark.usefixtures("either")
     def test_what_joins_words_does_not_matter_and_no_word_is_an_operator(self) -> None:
         async def body(place: Place) -> None:
             await place.store(note("1", "the audit log"), Paper("2", name="audit-log-1.png"))
