@@ -875,6 +875,7 @@ def test_a_database_of_an_older_layout_is_refused_and_not_changed(
     assert path.read_bytes() == before
 
 
+@pytest.mark.of_a_folder
 @pytest.mark.parametrize("content", ["CREATE TABLE _max_migration (owner, version, digest)", ""])
 def test_an_installation_whose_database_cannot_be_read_can_be_disconnected(
     cli: Cli, tmp_path: Path, content: str

@@ -227,9 +227,7 @@ def _row(one: Entity) -> dict[str, Any]:
 
 def structure(connection: SqliteConnection) -> dict[str, Any]:
     """Tables with their columns, fields and schema: what a migrated database shares with a fresh one."""
-    tables = [
-        name for kind, name, _, _ in connection.dialect.objects(connection) if kind in ("table", "view")
-    ]
+    tables = [one.name for one in connection.dialect.objects(connection) if one.kind in ("table", "view")]
     columns = {name: columns_of(connection, name) for name in tables}
     fields = connection.execute("SELECT entity, field, kind, load_group FROM _max_field").fetchall()
     text = connection.execute("SELECT schema FROM _max_schema").fetchone()

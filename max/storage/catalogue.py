@@ -78,7 +78,7 @@ def migrate(connection: Connection, owner: str, migrations: Sequence[str]) -> No
 def _repair_indexes(connection: Connection, statements: Sequence[str]) -> None:
     """Create the indexes that a user has dropped; writing relies on some of them."""
     indexes = {match[1]: one for one in statements if (match := re.match(INDEX, one))}
-    present = {name for _, name, _, _ in connection.dialect.objects(connection)} if indexes else set()
+    present = connection.dialect.names(connection) if indexes else set()
     for name in indexes.keys() - present:
         connection.execute(indexes[name])
 
@@ -156,7 +156,7 @@ def create(connection: Connection, name: str, definition: str) -> None:
 
 def forget_lost(connection: Connection) -> set[str]:
     """Forget the views, indexes and triggers of ours that a user dropped; the kinds of those."""
-    present = {name for _, name, _, _ in connection.dialect.objects(connection)}
+    present = connection.dialect.names(connection)
     made = connection.execute("SELECT name, kind FROM _max_object").fetchall()
     stored_name = connection.dialect.stored_name
     lost = [(name, kind) for name, kind in made if stored_name(name) not in present]

@@ -59,6 +59,20 @@ class TableShape(NamedTuple):
         return f"{self.schema}.{self.name}" if self.schema else self.name
 
 
+class StoredObject(NamedTuple):
+    """A table, index, view, trigger, rule, generated column (``column``) or foreign key of a database.
+
+    ``place`` is the table or view that it belongs to, ``definition`` the statement that made it (of a
+    column: the columns of its table), ``drop`` the one that drops it, as any program may send it.
+    """
+
+    kind: str
+    name: str
+    place: str
+    definition: str
+    drop: str
+
+
 class Cursor(Protocol):
     """The rows of a statement that ran."""
 
@@ -298,6 +312,10 @@ class Dialect(Protocol):
     def text_index(self) -> TextIndex:
         """How this database indexes texts."""
 
+    @property
+    def binds_views(self) -> bool:
+        """Whether a view keeps the columns that it reads from being renamed, changed or dropped."""
+
     def sql(self, template: str, **names: str) -> str:
         """The statement of a template, which is rendered once."""
 
@@ -325,12 +343,14 @@ class Dialect(Protocol):
     def stored_name(self, name: str) -> str:
         """A name of ours as ``objects`` tells it: shorter, where it was too long; no two become one."""
 
-    def objects(self, connection: Connection) -> list[tuple[str, str, str, str]]:
-        """Every table, index, view, trigger and generated column (``column``) of the database.
+    def objects(self, connection: Connection) -> list[StoredObject]:
+        """What the database holds, in the order in which it was made."""
 
-        Each with its kind, its name, the table or view that it belongs to, and the statement that
-        made it (of a column: that of its table), in the order in which they were made.
-        """
+    def names(self, connection: Connection) -> set[str]:
+        """The names of all that ``objects`` tells but columns, which takes a tenth of its time."""
+
+    def full_name(self, connection: Connection, name: str) -> str:
+        """The name of a table as the statement of another program has it."""
 
     def trigger(self, name: str, table: str, event: str, when: str, body: str) -> str:
         """The statement that has ``body`` run after an event on a row for which ``when`` is true."""

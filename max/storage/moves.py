@@ -176,7 +176,7 @@ def thaw(connection: Connection) -> None:
 
 def _tables(connection: Connection) -> list[str]:
     """The tables of a database, without what the database itself, or its index of texts, is made of."""
-    found = [name for kind, name, _, _ in connection.dialect.objects(connection) if kind == "table"]
+    found = [one.name for one in connection.dialect.objects(connection) if one.kind == "table"]
     own = CREATED.findall(full_text.MIGRATIONS[0])
     return [one for one in found if one in own or not one.startswith((INDEX, "sqlite_"))]
 

@@ -33,7 +33,18 @@ from ..errors import (
     StorageUnreachable,
 )
 from ..model.values import Kind
-from .database import FINISH_MOVE, Connection, Dialect, Selection, TableShape, TextIndex, Values, quoted
+from .database import (
+    FINISH_MOVE,
+    Connection,
+    Dialect,
+    Selection,
+    StoredObject,
+    TableShape,
+    TextIndex,
+    Values,
+    quoted,
+)
+from .postgres_objects import objects
 
 TYPES = {
     Kind.TEXT: "TEXT",
@@ -89,29 +100,12 @@ TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 WORDS = {"INTEGER": "bigint", "REAL": "double precision", "TEXT": "text"}
-OBJECTS = """
-    SELECT kind, name, place, made FROM (
-        SELECT CASE c.relkind WHEN 'r' THEN 'table' WHEN 'v' THEN 'view' ELSE 'index' END AS kind,
-               CAST(c.relname AS text) AS name, CAST(coalesce(t.relname, c.relname) AS text) AS place,
-               CASE c.relkind
-                    WHEN 'v' THEN 'CREATE VIEW ' || quote_ident(c.relname) || ' AS ' || pg_get_viewdef(c.oid)
-                    WHEN 'i' THEN pg_get_indexdef(c.oid) ELSE '' END AS made,
-               c.oid AS number
-          FROM pg_class AS c LEFT JOIN pg_index AS i ON i.indexrelid = c.oid
-          LEFT JOIN pg_class AS t ON t.oid = i.indrelid
-         WHERE c.relnamespace = to_regnamespace(quote_ident(current_schema()))
-           AND c.relkind IN ('r', 'v', 'i')
-           AND NOT EXISTS (SELECT 1 FROM pg_constraint AS k WHERE k.conindid = c.oid)
-        UNION ALL
-        SELECT 'trigger', CAST(g.tgname AS text), CAST(t.relname AS text), pg_get_triggerdef(g.oid), g.oid
-          FROM pg_trigger AS g JOIN pg_class AS t ON t.oid = g.tgrelid
-         WHERE NOT g.tgisinternal AND t.relnamespace = to_regnamespace(quote_ident(current_schema()))
-        UNION ALL
-        SELECT 'column', CAST(a.attname AS text), CAST(t.relname AS text), '', t.oid
-          FROM pg_attribute AS a JOIN pg_class AS t ON t.oid = a.attrelid
-         WHERE t.relnamespace = to_regnamespace(quote_ident(current_schema())) AND a.attgenerated <> ''
-           AND t.relname LIKE '\\_%' AND t.relname NOT LIKE '\\_max\\_%') AS objects
-     ORDER BY number
+NAMES = """
+    WITH here AS (
+        SELECT oid, relname FROM pg_class WHERE relnamespace = to_regnamespace(quote_ident(current_schema()))
+    )
+    SELECT CAST(relname AS text) FROM here
+    UNION ALL SELECT CAST(g.tgname AS text) FROM pg_trigger AS g JOIN here ON here.oid = g.tgrelid
 """
 COLUMNS = """
     SELECT CAST(a.attname AS text) FROM pg_attribute AS a
@@ -190,6 +184,11 @@ class PostgresDialect(Dialect):
 
         return PostgresTextIndex()
 
+    @property
+    def binds_views(self) -> bool:
+        """The server knows what each view reads."""
+        return True
+
     def sql(self, template: str, **names: str) -> str:
         """The statement of a template, which is rendered once."""
         key = (template, *names.items()) if names else template
@@ -229,9 +228,18 @@ class PostgresDialect(Dialect):
         """A name of more than 63 bytes ends in a digest of all of it."""
         return short_name(name)
 
-    def objects(self, connection: Connection) -> list[tuple[str, str, str, str]]:
+    def objects(self, connection: Connection) -> list[StoredObject]:
         """The statements are those that Postgres would write."""
-        return connection.execute(OBJECTS).fetchall()
+        return objects(connection)
+
+    def names(self, connection: Connection) -> set[str]:
+        """Of relations and triggers."""
+        return {name for (name,) in connection.execute(NAMES).fetchall()}
+
+    def full_name(self, connection: Connection, name: str) -> str:
+        """With its schema: a program of its own has another search path."""
+        sql = "SELECT format('%I.%I', current_schema(), CAST(? AS text))"
+        return str(connection.execute(sql, (name,)).fetchone()[0])
 
     def trigger(self, name: str, table: str, event: str, when: str, body: str) -> str:
         """A function of the trigger's name, and the trigger."""

@@ -43,7 +43,7 @@ from .schema_operations import (
     too_large,
 )
 from .tables import read_schema, refuse_foreign
-from .users_own import UsersOwn, dropping, listed, users_own
+from .users_own import FIRING, NOT_REMADE, VIEWS, UsersOwn, dropping, listed, users_own, with_readers
 
 Work = Callable[[SchemaOperations], int | None]
 
@@ -244,7 +244,10 @@ class Planner:
     def _note(self, entity: str, name: str, kind: str, words: str, **more: Any) -> None:
         stored = self._shape.get(entity)
         if stored is not None and kind in ("renamed", "dropped", "hidden"):
-            views = [one for one in self._users(stored, name) if one.kind == "view"]
+            views = [one for one in self._users(stored, name) if one.kind in VIEWS]
+            if views and self._connection.dialect.binds_views:
+                self._refuse_use((entity, name), stored, views)
+                return
             words += f"; it is named by {listed(views)}" if views else ""
         facts = {"migration": self.version, "stored": stored, **more}
         self.changes.append(SchemaChange(entity, name, kind, words, **facts))
@@ -255,6 +258,11 @@ class Planner:
     @cached_property
     def _users_own(self) -> list[UsersOwn]:
         return users_own(self._connection)
+
+    @property
+    def _bound(self) -> Sequence[str]:
+        """What keeps a column from getting another type."""
+        return ("column", *FIRING[1:], *VIEWS) if self._connection.dialect.binds_views else ("column",)
 
     def _users(self, entity: StoredEntity, column: str = "") -> list[UsersOwn]:
         """What users made that uses an entity's table, or one column of it, or a column that uses that."""
@@ -271,14 +279,28 @@ class Planner:
         """Whether something that users made is in the way of a change, which is refused then."""
         found = [one for one in self._users(entity, column) if one.kind in kinds]
         if found:
-            self._refuse(path, f"is in use by {listed(found)}", dropping(self._with_users(entity, found)))
+            self._refuse_use(path, entity, found)
         return bool(found)
+
+    def _refuse_use(self, path: Path, entity: StoredEntity, found: Sequence[UsersOwn]) -> None:
+        self._refuse(path, f"is in use by {listed(found)}", dropping(self._with_users(entity, found)))
 
     def _with_users(self, entity: StoredEntity, found: Sequence[UsersOwn]) -> list[UsersOwn]:
         """The same with what has to go before its columns can."""
         columns = [one.name for one in found if one.kind == "column"]
-        users = [user for name in columns for user in self._users(entity, name) if user.kind != "view"]
-        return [one for one in self._users_own if one in found or one in users]
+        users = [user for name in columns for user in self._users(entity, name)]
+        if not self._connection.dialect.binds_views:
+            return [one for one in self._users_own if one in found or (one in users and one.kind != "view")]
+        return with_readers([*found, *users], self._users_own)
+
+    def refuse_what_stays(self) -> None:
+        """Before anything changes, views of ours are taken away, and no reader of one may be left."""
+        for entity in self._shape.values() if self.changes else ():
+            users = with_readers(self._users(entity), self._users_own)
+            found = [one for one in users if one.kind in NOT_REMADE]
+            said = "".join(one.refused for one in self.changes)
+            if not all(one.drop in said for one in found):
+                self._refuse_use((entity.name, ""), entity, found)
 
     def _taken(self, path: Path) -> bool:
         """Whether users gave the names of an entity's table or view to something else; refused then."""
@@ -294,7 +316,9 @@ class Planner:
         """Whether a user gave the name that a field gets to a column of the table; refused then."""
         taken = [one for one in self._columns[entity.origin] if one.casefold() == name.casefold()]
         for one in taken:
-            column = UsersOwn("column", one, self._table(entity.origin), "")
+            table = self._table(entity.origin)
+            drop = f"ALTER TABLE {self._connection.dialect.full_name(self._connection, table)} DROP COLUMN"
+            column = UsersOwn("column", one, table, "", f"{drop} {quoted(one)}")
             others = [user for user in self._with_users(entity, [column]) if user.name != one]
             self._refuse(path, f"would take {column}", f"rename it, or {dropping([column, *others])}")
         return bool(taken)
@@ -303,7 +327,7 @@ class Planner:
         """Drop the columns of dropped fields that something of a user needed, and nothing needs now."""
         for entity in self._shape.values():
             for name in [name for name, field in entity.fields.items() if field.declared.get("dropped")]:
-                if all(one.kind == "view" for one in self._users(entity, name)):
+                if all(one.kind in VIEWS for one in self._users(entity, name)):
                     self._drop_field(DropField(entity.name, name), entity)
 
     def _table(self, entity: str) -> str:
@@ -353,7 +377,7 @@ class Planner:
             self._follow_inverse(entity.name, change.old, change.new)
         field.declared = field.declared | {"name": change.new}
         words = f"becomes {change.new}"
-        if field.many or not self._in_use(path, entity, field.origin[1], "trigger"):
+        if field.many or not self._in_use(path, entity, field.origin[1], *FIRING):
             self._note(*path, "renamed", words, compatible=field.hidden, work=work)
 
     def _renaming(self, entity: str, change: RenameField, *, many: bool) -> Work:
@@ -381,7 +405,7 @@ class Planner:
             return
         work: Work = lambda do: do.rename_entity(change.old, change.new)  # noqa: E731
         words, path = f"becomes {change.new}", (change.old, "")
-        if not self._in_use(path, entity, "", "trigger") and not self._taken((change.old, change.new)):
+        if not self._in_use(path, entity, "", *FIRING) and not self._taken((change.old, change.new)):
             self._note(*path, "renamed", words, compatible=entity.hidden, work=work)
         self._shape[change.new] = self._shape.pop(change.old)
         entity.name = change.new
@@ -408,6 +432,8 @@ class Planner:
         if repeated:
             error = duplicate_key_error(path, repeated)
             self._refuse(path, error.message.partition(" ")[2], error.hint)
+            return
+        if self._in_use(path, entity, "", "foreign key"):
             return
         none = 0 if using else self._count(entity.origin, f"{field.column} IS NULL")
         words = "becomes the id" + (f"; {none} rows have none, and are dropped" if none else "")
@@ -450,7 +476,7 @@ class Planner:
     def _drop_field(self, change: DropField, entity: StoredEntity) -> None:
         path, field = (entity.name, change.field), entity.fields[change.field]
         users = [] if field.many else self._users(entity, field.origin[1])
-        users = [one for one in users if one.kind != "view"]
+        users = [one for one in users if one.kind not in VIEWS]
         words = f"is emptied; its column stays for {listed(users)}" if users else DELETED
         drop = SchemaOperations.empty_field if users else SchemaOperations.drop_field
         drop = SchemaOperations.drop_collection if field.many else drop
@@ -478,7 +504,7 @@ class Planner:
 
         rows, path = self._count(entity.origin), (change.entity, "")
         words = f"is deleted with its {rows} rows"
-        if not self._in_use(path, entity, "", "trigger", "index", "column"):
+        if not self._in_use(path, entity, "", *FIRING, "index", "column", "foreign key"):
             self._note(*path, "dropped", words, compatible=entity.hidden, rows=rows, work=work)
         del self._shape[change.entity]
 
@@ -496,7 +522,7 @@ class Planner:
                 self._compare_entity(stored, schema.entities[name], one)
         for name, stored in self._shape.items():
             if name not in declared and not stored.hidden:
-                if not self._in_use((name, ""), stored, "", "trigger"):
+                if not self._in_use((name, ""), stored, "", *FIRING):
                     self._note(name, "", "hidden", GONE, compatible=False)
                 stored.hidden = True
                 for field in stored.fields.values():
@@ -581,7 +607,7 @@ class Planner:
             words = f"is stored as {words_of(old)}, now declared {words_of(declared)}"
             self._refuse(path, words, declaring(f'ChangeType("{path[0]}", "{path[1]}", using=…)'))
             return
-        if wider and not self._in_use(path, stored, field.origin[1], "column"):
+        if wider and not self._in_use(path, stored, field.origin[1], *self._bound):
             self._widen(path, field, entity.types()[path[1]])
         if old["optional"] and not declared["optional"]:
             self._narrow(path, field, entity)
@@ -628,7 +654,7 @@ class Planner:
     def _convert(self, stored: StoredEntity, field: StoredField, entity: type[Entity], name: str) -> None:
         old, new, using = type_of(field.declared), entity.types()[name], field.using_all
         path = stored.name, name
-        if self._in_use(path, stored, field.origin[1], "column"):
+        if self._in_use(path, stored, field.origin[1], *self._bound):
             return
         kind = words_of({"kind": new.label, "optional": new.optional, "target": target_of(new)})
         how = "fetched again" if using is None else "converted"

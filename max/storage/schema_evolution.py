@@ -33,7 +33,7 @@ from .schema_diff import MigrationPlan as MigrationPlan
 from .schema_diff import Planner, SchemaChange, StoredEntity, bringing, hidden_rows, read_shape
 from .schema_operations import SchemaOperations
 from .tables import with_account_fields
-from .users_own import UsersOwn, dropping, users_own
+from .users_own import FIRING, UsersOwn, dropping, users_own
 
 LIST_IN_FULL = "UPDATE _max_listing SET invalidated_at = ? WHERE collection = ?"
 AFTERWARDS = 1e-3  # seconds after the latest request: no listing that began before then counts as full
@@ -60,6 +60,7 @@ def plan(connection: Connection, resolver: Resolver, policy: SchemaPolicy = NO_P
             planner.migrate(change)
     planner.version = None
     planner.compare()
+    planner.refuse_what_stays()
     changes = tuple(_frozen(change, policy) for change in planner.changes)
     return MigrationPlan(changes, done, known, shape=shape)
 
@@ -104,8 +105,9 @@ def _frozen(change: SchemaChange, policy: SchemaPolicy) -> SchemaChange:
 class _Alteration:
     """Tables are about to change: no other process may be syncing, and no view may be in the way.
 
-    SQLite refuses to change a table while some view names what is not there.  So all views and
-    triggers are taken away before the first change, and those of the user created again at the end.
+    SQLite refuses to change a table while some view names what is not there, Postgres to change what a
+    view reads.  So all views and triggers are taken away before the first change, and those of the user
+    created again at the end.
     """
 
     def __init__(self, connection: Connection, policy: SchemaPolicy) -> None:
@@ -121,21 +123,25 @@ class _Alteration:
         self.take_away()
 
     def take_away(self) -> None:
-        """Take away all views and triggers: one of a user on a view of ours would go with that."""
+        """Take away all views, triggers and rules: one of a user on a view of ours would go with that."""
         if self._begun:
             return
         self._own = users_own(self._connection)
-        for kind in ("trigger", "view"):  # a view would take its triggers with it
-            for one in self._of(kind):
-                self._connection.execute(one.drop)
+        for one in reversed(self._remade):  # a view would take its triggers with it
+            self._connection.execute(one.drop)
         for kind in ("trigger", "view"):
             catalogue.drop(self._connection, kind)
         self._begun = True
 
     def end(self) -> None:
-        """Create the views and triggers of the user again."""
-        for one in [*self._of("view"), *self._of("trigger")]:
+        """Create the views, triggers and rules of the user again."""
+        for one in self._remade:
             catalogue.create(self._connection, one.name, one.definition)
+
+    @property
+    def _remade(self) -> list[UsersOwn]:
+        """In the order in which each can be made."""
+        return [*self._of("view"), *self._of(*FIRING)]
 
     def _of(self, *kinds: str) -> list[UsersOwn]:
         return [one for one in self._own if one.kind in kinds]

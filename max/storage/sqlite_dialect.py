@@ -23,6 +23,7 @@ from .database import (
     Connection,
     Dialect,
     Selection,
+    StoredObject,
     TableShape,
     TextIndex,
     Values,
@@ -140,6 +141,11 @@ class SqliteDialect(Dialect):
 
         return SqliteTextIndex()
 
+    @property
+    def binds_views(self) -> bool:
+        """A view may name what is not there."""
+        return False
+
     def sql(self, template: str, **names: str) -> str:
         """The statement of a template, which is rendered once."""
         key = (template, *names.items()) if names else template
@@ -191,9 +197,18 @@ class SqliteDialect(Dialect):
         """Names may be of any length."""
         return name
 
-    def objects(self, connection: Connection) -> list[tuple[str, str, str, str]]:
+    def objects(self, connection: Connection) -> list[StoredObject]:
         """The statements are in the schema's own words; an index without one belongs to its table."""
-        return connection.execute(OBJECTS).fetchall()
+        found = connection.execute(OBJECTS).fetchall()
+        return [StoredObject(kind, name, of, made, _drop(kind, name, of)) for kind, name, of, made in found]
+
+    def names(self, connection: Connection) -> set[str]:
+        """From the schema, which SQLite has read already."""
+        return {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+
+    def full_name(self, connection: Connection, name: str) -> str:
+        """In quotes."""
+        return quoted(name)
 
     def trigger(self, name: str, table: str, event: str, when: str, body: str) -> str:
         """The statement that creates a trigger for each row.
@@ -338,6 +353,13 @@ class SqliteDialect(Dialect):
 def primary_code(error: Exception) -> int:
     """SQLite's kind of error, without where it happened; 0 for an error of Python's module."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def _drop(kind: str, name: str, place: str) -> str:
+    """The statement that drops something."""
+    if kind == "column":
+        return f"ALTER TABLE {quoted(place)} DROP COLUMN {quoted(name)}"
+    return f"DROP {kind.upper()} {quoted(name)}"
 
 
 def _pairs(parameter: str) -> str:

@@ -1,11 +1,12 @@
-"""What users made in the file of an installation: indexes, views, triggers and columns of their own.
+"""What users made in the database of an installation: indexes, views, triggers and columns of their own.
 
-Rule 1: an upgrade leaves it as it is.  Indexes follow names by themselves; views and triggers are
-taken away while tables change, and made again as they were.
+Rule 1: an upgrade leaves it as it is.  Indexes follow names by themselves; views, triggers and rules
+are taken away while tables change, and made again as they were.
 
 Rule 2: where that cannot be, the plan names it before anything is written.  A column that something
 of a user needs is emptied and stays.  What would break is refused, with the statement that drops it.
-A view that names what is gone is only mentioned: it keeps no sync from writing.
+A view that names what is gone is only mentioned in SQLite: it keeps no sync from writing.  Postgres makes
+no such view, so there it is refused as well.
 
 Which names a statement uses is seen by its words, so a name may be found too often, never too rarely.
 """
@@ -14,42 +15,31 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from . import catalogue
-from .database import Connection, quoted
+from .database import Connection, StoredObject
+
+FIRING = ("trigger", "rule")  # run with each write
+VIEWS = ("view", "materialized view", "view of another role")
+NOT_REMADE = VIEWS[1:]
 
 
-class UsersOwn(NamedTuple):
-    """A view, index, trigger, table or generated column that Max has not made.
+class UsersOwn(StoredObject):
+    """What Max has not made."""
 
-    ``place`` is the table or the view that it belongs to; ``definition`` the statement that made it
-    (of a column: that of its table).
-    """
-
-    kind: str
-    name: str
-    place: str
-    definition: str
+    __slots__ = ()
 
     def __str__(self) -> str:
         return f"your {self.kind} {self.name}"
 
-    @property
-    def drop(self) -> str:
-        """The statement that drops it."""
-        if self.kind == "column":
-            return f"ALTER TABLE {quoted(self.place)} DROP COLUMN {quoted(self.name)}"
-        return f"DROP {self.kind.upper()} {quoted(self.name)}"
-
     def uses(self, table: str, column: str = "") -> bool:
         """Whether it belongs to a table or its view, or names one, and names the column."""
         view = table.removeprefix("_")
-        related = self.place in (table, view) or self._names(table) or self._names(view)
+        related = self.place in (table, view) or self.names(table) or self.names(view)
         times = 2 if self.kind == "column" else 1  # its table's definition names each column once
-        return bool(related) and (not column or self._names(column) >= times)
+        return bool(related) and (not column or self.names(column) >= times)
 
-    def _names(self, name: str) -> int:
+    def names(self, name: str) -> int:
         """How often its definition names something."""
         return len(re.findall(rf"(?<!\w){re.escape(name)}(?!\w)", self.definition, re.IGNORECASE))
 
@@ -61,8 +51,17 @@ def users_own(connection: Connection) -> list[UsersOwn]:
     """
     ours = {*map(connection.dialect.stored_name, catalogue.names(connection))}
     found = [UsersOwn(*one) for one in connection.dialect.objects(connection)]
-    found = [one for one in found if one.kind == "view" or not one.place.startswith("_max_")]
+    found = [one for one in found if one.kind in VIEWS or not one.place.startswith("_max_")]
     return [one for one in found if one.name not in ours]
+
+
+def with_readers(some: Sequence[UsersOwn], own: Sequence[UsersOwn]) -> list[UsersOwn]:
+    """The same with what reads the views among them, in the order of ``own``."""
+    found = [*some]
+    for view in found:  # which grows
+        if view.kind in VIEWS:
+            found += [one for one in own if one not in found and one.names(view.name)]
+    return [one for one in own if one in found]
 
 
 def listed(some: Sequence[UsersOwn]) -> str:

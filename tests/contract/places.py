@@ -169,7 +169,7 @@ def dump(connection: Connection) -> list[str]:
     """All that a database holds, as text."""
     if isinstance(connection, SqliteConnection):
         return list(connection.iterdump())
-    names = sorted(name for kind, name, _, _ in connection.dialect.objects(connection) if kind == "table")
+    names = sorted(one.name for one in connection.dialect.objects(connection) if one.kind == "table")
     rows = {name: f"SELECT CAST(t AS text) FROM {quoted(name)} AS t ORDER BY 1" for name in names}
     return [f"{name} {row}" for name, sql in rows.items() for (row,) in connection.execute(sql)]
 
@@ -209,6 +209,13 @@ def memory_connection() -> Iterator[Any]:
         with closing(sqlite3.connect(MEMORY, isolation_level=None, factory=SqliteConnection)) as connection:
             yield connection
         return
+    with postgres_connection() as made:
+        yield made
+
+
+@contextmanager
+def postgres_connection() -> Iterator[PostgresConnection]:
+    """The same to a new schema of Postgres."""
     database = PostgresDatabase(shared_url(), new_schema())
     with database.writer():
         pass

@@ -97,7 +97,7 @@ class Place:
 
     async def objects(self) -> set[str]:
         """The names of all that the database has."""
-        return {name for _, name, _, _ in await self.database.read(lambda c: c.dialect.objects(c))}
+        return {one.name for one in await self.database.read(lambda c: c.dialect.objects(c))}
 
     async def drop_trigger(self, name: str, table: str) -> None:
         """Take a trigger of ours away, as a user might."""

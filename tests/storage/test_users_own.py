@@ -26,8 +26,9 @@ from max.model.migrations import (
 )
 from max.model.schema import Schema
 from max.storage.schema_evolution import plan
-from max.storage.sqlite import MEMORY, SqliteConnection, transaction
+from max.storage.sqlite import MEMORY, SqliteConnection
 from max.storage.table_writer import TableWriter
+from tests.contract.places import transaction
 from tests.sample import writer
 from tests.versions import made
 

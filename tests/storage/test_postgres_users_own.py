@@ -1,0 +1,135 @@
+"""What users make in a schema of Postgres outlives every upgrade, or the plan names it and how to drop it.
+
+A few pairs are tried in every run, all of them with ``MAX_ON_POSTGRES=all``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+import pytest
+
+from max.model.delivery import Delivery
+from max.storage.users_own import users_own
+from tests.contract.places import dump, postgres_connection, sharing_connections, transaction
+from tests.on_both import EVERY
+from tests.storage.test_users_own import (
+    UPGRADES,
+    filled,
+    refusal,
+    statements,
+    upgrade,
+)
+
+pytestmark = pytest.mark.postgres
+FUNCTION = "CREATE FUNCTION mine_does() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {} RETURN NULL; END $$;"
+TRIGGER = "CREATE TRIGGER mine {} FOR EACH ROW EXECUTE FUNCTION mine_does()"
+OWN = {
+    "index": "CREATE INDEX mine ON _acme_thing (gone)",
+    "index of an expression": "CREATE INDEX mine ON _acme_thing (lower(name)) WHERE size > 0",
+    "view": "CREATE VIEW mine AS SELECT id, gone FROM acme_thing WHERE size > 10",
+    "view of the table": "CREATE VIEW mine AS SELECT _id, gone, size FROM _acme_thing",
+    "view of everything": """
+        CREATE VIEW mine AS SELECT t.*, note FROM acme_thing AS t JOIN acme_other ON name = note
+    """,
+    "view of a view": """
+        CREATE VIEW mine AS SELECT * FROM acme_thing; CREATE VIEW yours AS SELECT size FROM mine
+    """,
+    "view of another schema": """
+        CREATE SCHEMA {elsewhere};
+        CREATE VIEW {elsewhere}.mine WITH (security_barrier)
+            AS SELECT size FROM acme_thing WHERE size > ALL ('{1}');
+        GRANT SELECT ON {elsewhere}.mine TO PUBLIC; COMMENT ON VIEW {elsewhere}.mine IS 'what''s large?';
+    """,
+    "materialised view": "CREATE MATERIALIZED VIEW mine AS SELECT size FROM acme_thing",
+    "materialised view of a view": """
+        CREATE VIEW yours AS SELECT size FROM acme_thing;
+        CREATE MATERIALIZED VIEW mine AS SELECT size AS large FROM yours
+    """,
+    "trigger": FUNCTION.format("PERFORM new.gone;") + TRIGGER.format("AFTER UPDATE ON _acme_thing"),
+    "trigger of a column": FUNCTION.format("") + TRIGGER.format("AFTER UPDATE OF gone ON _acme_thing"),
+    "disabled trigger": FUNCTION.format("PERFORM new.size;")
+    + TRIGGER.format("AFTER UPDATE ON _acme_thing")
+    + ";ALTER TABLE _acme_thing DISABLE TRIGGER mine",
+    "trigger on a view": FUNCTION.format("") + TRIGGER.format("INSTEAD OF INSERT ON acme_thing"),
+    "trigger elsewhere": "CREATE TABLE mylog (a INT);"
+    + FUNCTION.format("UPDATE _acme_thing SET size = new.a;")
+    + TRIGGER.format("AFTER INSERT ON mylog"),
+    "rule": "CREATE RULE mine AS ON DELETE TO _acme_thing WHERE old.gone > 5 DO ALSO NOTHING",
+    "rule on a view": "CREATE RULE mine AS ON INSERT TO acme_thing DO INSTEAD NOTHING",
+    "generated column": "ALTER TABLE _acme_thing ADD COLUMN mine INT GENERATED ALWAYS AS (gone + 1) STORED",
+    "column": "ALTER TABLE _acme_thing ADD COLUMN mine TEXT DEFAULT 'x'",
+    "table": "CREATE TABLE mine (thing TEXT, gone TEXT)",
+}
+FEW = [
+    ("view", "field renamed"),
+    ("view of a view", "new field"),
+    ("view of another schema", "new field"),
+    ("materialised view of a view", "new field"),
+    ("trigger", "field dropped"),
+    ("disabled trigger", "new field"),
+    ("rule", "type changed"),
+    ("generated column", "wider"),
+]
+
+
+@pytest.fixture
+def connection() -> Iterator[Any]:
+    with sharing_connections(), postgres_connection() as held:
+        yield held
+        held.execute(f"DROP SCHEMA IF EXISTS {elsewhere(held)} CASCADE")
+
+
+def here(connection: Any) -> str:
+    """The schema of the installation."""
+    return str(connection.execute("SELECT current_schema()").fetchone()[0])
+
+
+def elsewhere(connection: Any) -> str:
+    """The name of another schema."""
+    return f"{here(connection)}_else"
+
+
+def make(connection: Any, own: str) -> None:
+    connection.raw.execute(OWN[own].replace("{elsewhere}", elsewhere(connection)))
+
+
+def run_as_hinted(connection: Any, hint: str) -> None:
+    """Run the statements of a hint as another program does."""
+    schema = here(connection)
+    connection.execute("SET search_path TO public")
+    needed = statements(hint)
+    assert needed
+    for statement in needed:
+        connection.raw.execute(statement)
+    connection.execute(f"SET search_path TO {schema}")
+
+
+def made_by_users(connection: Any) -> dict[str, str]:
+    """What is there of theirs, with what makes it again; an index and a column follow names."""
+    own = [one for one in users_own(connection) if one.kind != "table"]
+    follow = ("index", "column")
+    return {f"{one.kind} {one.name}": "" if one.kind in follow else one.definition for one in own}
+
+
+@pytest.mark.parametrize(("own", "change"), [*product(OWN, UPGRADES)] if EVERY else FEW)
+def test_what_a_user_made_outlives_an_upgrade_or_is_named_before_anything_is_written(
+    connection: Any, own: str, change: str
+) -> None:
+    filled(connection)
+    make(connection, own)
+    before, mine = dump(connection), made_by_users(connection)
+    refused = refusal(connection, change)
+    if refused is not None:
+        assert "mine" in refused.message + refused.hint
+        assert (dump(connection), made_by_users(connection)) == (before, mine)
+        run_as_hinted(connection, refused.hint)
+    tables = upgrade(connection, change)
+    if refused is None:
+        assert made_by_users(connection) == mine
+    for name, entity in tables.schema.entities.items():
+        if name != "Other":
+            with transaction(connection):
+                tables.write(connection, Delivery([entity("9")], 50.0, removed=[entity.ref("1")]))
