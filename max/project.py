@@ -447,14 +447,13 @@ class Project(Generic[R]):
         Several are schemas, as for ``max sql``.  InvalidSql, SqlLimit after ``timeout`` seconds, and
         StorageEmpty for an installation that was never synced.
         """
-        from .query.reader import synced
-        from .query.sql import open_sql
+        from .query.sql import open_sql, own_data
 
         known = self.folder.installations()
         chosen = list(map(self._info, of)) or [one for one in known if self.folder.has_data(one)]
         if not chosen:
             raise StorageEmpty("nothing has been synced yet", hint="sync an installation first")
-        with open_sql({str(one): synced(self.folder.database(one), one) for one in chosen}) as reader:
+        with open_sql({str(one): own_data(self.folder.database(one), one) for one in chosen}) as reader:
             return reader.sql(statement, parameters, limit=limit, timeout=timeout)
 
     @threaded

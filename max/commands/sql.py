@@ -120,11 +120,13 @@ class Session:
                 if INSTALLATION.fullmatch(word) and word.casefold() not in KEYWORDS:
                     raise
                 self.statement = word
+        from ..query.sql import own_data
+
         chosen = options.named_or_synced(project, named)
         if not chosen:
             only_target(project, None)
             raise StorageEmpty("nothing has been synced yet", hint="start with: max sync")
-        self.databases = {str(info): synced(project.database(info), info) for info in chosen}
+        self.databases = {str(info): own_data(project.database(info), info) for info in chosen}
         self.parameters = dict(map(parameter, options.param))
         for info in chosen:
             with options.reading_of(project, info):

@@ -22,6 +22,7 @@ from ..model.changes import ALL_ROWS, NOW
 from ..model.event_log import InstallationEvent
 from ..storage.database import Database
 from ..storage.event_log import PAGE, events_after, newest_event
+from .reader import own_reader
 
 POLL = 0.25  # seconds between two looks
 JUST_NOW = 2.0  # seconds in which a database may be written again without a new mark
@@ -45,7 +46,7 @@ class Follower:
         self._seen: dict[str, object] = {}  # when each database was written, as far as it was read
         if after == NOW:
             for info, database in sources():
-                self._numbers[info.id] = _newest(database)
+                self._numbers[info.id] = _newest(database, info)
         elif after not in (None, ALL_ROWS):
             self._numbers = self._read_cursor(str(after))
 
@@ -66,7 +67,7 @@ class Follower:
             more = True
             while more:
                 try:
-                    with database.reader() as connection:
+                    with own_reader(database, info) as connection:
                         after = self._numbers.get(info.id)
                         page = events_after(connection, after, kinds=self._kinds, limit=PAGE)
                 except StorageEmpty:  # disconnected meanwhile
@@ -95,10 +96,10 @@ class Follower:
         )
 
 
-def _newest(database: Database) -> int:
+def _newest(database: Database, info: InstallationInfo) -> int:
     if not database.is_there():
         return 0
-    with database.reader() as connection:
+    with own_reader(database, info) as connection:
         return newest_event(connection)
 
 

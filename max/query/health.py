@@ -9,7 +9,7 @@ from ..storage.database import Database
 from ..storage.event_log import newest_of
 from ..storage.health import health_facts, note_health
 from ..storage.schedules import statuses
-from ..storage.tables import check_connector
+from .reader import own_reader, own_writer
 
 
 def health(database: Database, info: InstallationInfo, *, now: float) -> InstallationHealth:
@@ -18,8 +18,7 @@ def health(database: Database, info: InstallationInfo, *, now: float) -> Install
         facts = HealthFacts(connected_at=info.connected_at)
         return _of(info, health_of(facts), facts, None)
     try:
-        with database.reader() as connection:
-            check_connector(connection, info.connector)
+        with own_reader(database, info) as connection:
             facts = health_facts(connection, connected_at=info.connected_at, now=now)
             upcoming = [one.outlook.at for one in statuses(connection, info, now=now)]
     except StorageError as error:
@@ -41,10 +40,10 @@ def note(database: Database, info: InstallationInfo, *, now: float) -> Health:
     found = health(database, info, now=now).health
     if not database.is_there():
         return found
-    with database.reader() as connection:
+    with own_reader(database, info) as connection:
         known = newest_of(connection, EventKind.HEALTH_CHANGED)
     before = Health.HEALTHY if known is None else known.facts.get("health")
     if found not in (before, Health.WAITING):
-        with database.writer() as connection:
+        with own_writer(database, info) as connection:
             return note_health(connection, now=now).health
     return found

@@ -24,9 +24,9 @@ from ..storage import sync_log
 from ..storage.freshness import latest_request
 from ..storage.schema_evolution import MigrationPlan, plan
 from ..storage.table_writer import TableWriter
-from ..storage.tables import check_connector, refuse_foreign, with_account_fields
+from ..storage.tables import refuse_foreign, with_account_fields
 from .ages import entity_and_field
-from .reader import Where, conditions_of, open_reader, read_ref, synced
+from .reader import Where, conditions_of, open_reader, own_writer, read_ref, synced
 
 if TYPE_CHECKING:
     from ..model.loaders import Resolver
@@ -136,8 +136,7 @@ def request(
     It obeys at its next page; with ``force`` it is taken from its process, which is known to be gone.
     SyncError when the newest sync has ended.
     """
-    with synced(database, info).writer() as connection:
-        check_connector(connection, info.connector)
+    with own_writer(synced(database, info), info) as connection:
         last = next(iter(sync_log.runs(connection, 1, now=now)), None)
         if last is None or last.status.final:
             ended = f"; the last one is {last.status}" if last else ""

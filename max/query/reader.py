@@ -60,6 +60,22 @@ def open_reader(database: Database, info: InstallationInfo) -> Iterator[Reader]:
         yield Reader(info, connection, database, now=time.time())
 
 
+@contextmanager
+def own_reader(database: Database, info: InstallationInfo) -> Iterator[Connection]:
+    """A connection that reads; StorageForeign when the data are another connector's."""
+    with database.reader() as connection:
+        check_connector(connection, info.connector)
+        yield connection
+
+
+@contextmanager
+def own_writer(database: Database, info: InstallationInfo) -> Iterator[Connection]:
+    """A transaction that writes; StorageForeign when the data are another connector's."""
+    with database.writer() as connection:
+        check_connector(connection, info.connector)
+        yield connection
+
+
 def synced(database: Database, info: InstallationInfo) -> Database:
     """The database of an installation; StorageEmpty when there is none."""
     if not database.is_there():

@@ -19,6 +19,7 @@ from ..storage import schedules as stored
 from ..storage.database import Database
 from ..storage.sync_log import options_of, unfinished_runs
 from .maintenance import request
+from .reader import own_reader, own_writer
 
 LOOK = 0.1  # seconds between two looks at a sync of another process that is to stop
 
@@ -27,14 +28,14 @@ def statuses(database: Database, info: InstallationInfo, *, now: float) -> list[
     """Each schedule of an installation, and what comes next; empty when there is none."""
     if not database.is_there():
         return []
-    with database.reader() as connection:
+    with own_reader(database, info) as connection:
         return stored.statuses(connection, info, now=now)
 
 
 def put(database: Database, info: InstallationInfo, schedule: Schedule, *, now: float) -> ScheduleStatus:
     """Store a schedule, in place of one with its name; InvalidSchedule when it cannot be followed."""
     schedule.check()
-    with database.writer() as connection:
+    with own_writer(database, info) as connection:
         stored.put_schedule(connection, schedule)
         return _named(stored.statuses(connection, info, now=now), (schedule.name,))[0]
 
@@ -45,7 +46,7 @@ def switch(
     """Turn schedules on or off, all of them without names; UnknownName, and nothing is changed then."""
     if not database.is_there():
         raise no_schedule(info)
-    with database.writer() as connection:
+    with own_writer(database, info) as connection:
         chosen = _chosen(stored.schedules(connection), info, names)
         for name in chosen:
             stored.switch_schedule(connection, name, on=on, now=now)
@@ -56,7 +57,7 @@ def remove(database: Database, info: InstallationInfo, names: Sequence[str]) -> 
     """Delete schedules, all of the installation without names; their names.  UnknownName, as ``switch``."""
     if not database.is_there():
         raise no_schedule(info)
-    with database.writer() as connection:
+    with own_writer(database, info) as connection:
         chosen = _chosen(stored.schedules(connection), info, names)
         stored.remove_schedules(connection, chosen)
         return chosen

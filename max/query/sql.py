@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UsageError
 from ..model.struct import Struct
 from ..storage.database import quoted
-from .reader import LIMIT, TIMEOUT
+from .reader import LIMIT, TIMEOUT, own_reader, synced
 
 if TYPE_CHECKING:
+    from ..model.settings import InstallationInfo
     from ..model.values import Json
     from ..storage.database import Connection, Database
     from ..storage.database import TableShape as TableShape
@@ -96,6 +97,12 @@ def run_sql(
     types = [declared or _type_of(found.rows, at) for at, declared in enumerate(found.types)]
     columns = tuple(map(SqlColumn, names, types))
     return SqlAnswer(columns, found.rows, found.more, perf_counter() - began)
+
+
+def own_data(database: Database, info: InstallationInfo) -> Database:
+    """The database of an installation; StorageEmpty without data, StorageForeign with another connector's."""
+    with own_reader(synced(database, info), info):
+        return database
 
 
 @contextmanager

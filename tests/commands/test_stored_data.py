@@ -22,6 +22,18 @@ READING = [
     ["migrate", "acme", "--plan"],
     ["freshness", "acme"],
 ]
+ANY_PART = [  # what reads and writes a part that every connector has alike
+    ["sql", "acme", "SELECT 1"],
+    ["sql", "SELECT 1"],
+    ["runs", "acme"],
+    ["quarantine", "acme"],
+    ["pause", "acme"],
+    ["cancel", "acme"],
+    ["watch", "acme", "--once"],
+    ["schedule", "acme"],
+    ["schedule", "acme", "--every", "1h"],
+    ["schedule", "acme", "--remove"],
+]
 
 
 @pytest.fixture
@@ -75,7 +87,7 @@ def test_data_of_a_newer_max_is_neither_read_nor_written(
 def test_data_of_another_connector_is_neither_read_nor_written(cli: Cli) -> None:
     execute("""UPDATE _max_schema SET schema = replace(schema, '"acme"', '"shop"')""")
     before = DATA.read_bytes()
-    for words in [*READING, ["runs", "acme"], ["quarantine", "acme"], ["cancel", "acme"], *WRITING]:
+    for words in [*READING, *ANY_PART, *WRITING]:
         run = cli(*words, "-o", "json")
         assert (words, run.status, run.error["code"]) == (words, 1, "storage.foreign")
         assert run.error["message"] == "the database holds data of the connector shop, not of acme"
