@@ -20,8 +20,8 @@ import json
 import math
 import re
 import threading
-from base64 import b64encode, urlsafe_b64encode
-from collections.abc import Callable, Collection, Iterable, Iterator
+from base64 import b32encode, b64encode, urlsafe_b64encode
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, quote_plus
@@ -34,7 +34,12 @@ if TYPE_CHECKING:
 
 MARK = "***"  # takes the place of a secret
 SHORTEST = 6  # characters; to remove a shorter secret would damage everything else
-PIECE = 10  # characters by which the beginning of a longer secret is recognised
+PIECE = 10  # characters by which the beginning of a longer secret is recognised, however each is written
+BEGINNING = re.compile(
+    rf"(?:\\u[0-9a-fA-F]{{4}}|\\x[0-9a-fA-F]{{2}}|%[0-9a-fA-F]{{2}}|&#x?[0-9a-fA-F]+;|.){{1,{PIECE}}}",
+    re.DOTALL,
+)
+IN_HEX = re.compile(r"(?:(?:\\u00|\\x|%|&#x|[-:, ]*)[0-9a-f]{2};?)+")  # a form whose letters are digits
 SECRET_KEYS = frozenset({"access_token", "refresh_token", "id_token", "client_secret", "authorization"})
 OPEN, CLOSE = "\ue000", "\ue001"  # around a sealed secret; characters that have no meaning
 SEALED = re.compile(f"{OPEN}(?:({OPEN})|([^{OPEN}{CLOSE}]*)\\.([0-9]+)\\.([0-9]+){CLOSE})")
@@ -51,6 +56,9 @@ class Redactor:
         self._learned: dict[str, dict[str, str]] = {}  # by secret, what takes the place of each form
         self._sealed: dict[str, str] = {}  # of all secrets
         self._forms: tuple[str, ...] = ()  # the longest first: one may be a part of another
+        self._in_hex: tuple[str, ...] = ()  # the forms that mean the same in capitals
+        self._whole: frozenset[str] = frozenset()  # the forms without white space
+        self._heads: frozenset[str] = frozenset()  # how these begin
         self._has_numbers = False  # whether some form could be a number
         self._lock = threading.Lock()
 
@@ -89,6 +97,9 @@ class Redactor:
     def _build(self) -> None:
         self._sealed = {form: mark for one in self._learned.values() for form, mark in one.items()}
         self._forms = tuple(sorted(self._sealed, key=len, reverse=True))
+        self._whole = frozenset("".join(form.split()) for form in self._forms) - {""}
+        self._heads = frozenset(found[0] for found in map(BEGINNING.match, self._whole) if found)
+        self._in_hex = tuple(form for form in self._forms if IN_HEX.fullmatch(form))
         self._has_numbers = any(re.fullmatch(r"[-+.e\d]+", form) for form in self._forms)
 
     def text(self, text: str) -> str:
@@ -99,8 +110,27 @@ class Redactor:
         return text
 
     def message(self, text: str) -> str:
-        """The text without secrets, and without the beginning of one that was cut off."""
-        return redact(self._forms, text) if self._forms else text
+        """The text without secrets, and without the beginning of one that was cut off.
+
+        White space does not hide one: a service may wrap what it repeats, as MIME does with base64.
+        """
+        small = text.lower()
+        for form in self._in_hex:
+            if form in small:
+                text = re.sub(re.escape(form), MARK, text, flags=re.IGNORECASE | re.ASCII)
+        text = self.text(text)
+        joined = "".join(text.split())
+        if not any(head in joined for head in self._heads):
+            return text
+        places = [
+            at for at, character in enumerate(text) if not character.isspace()
+        ]  # of joined, in the text
+        pattern, parts, at, end = re.compile("|".join(map(re.escape, self._heads))), list[str](), 0, 0
+        while found := pattern.search(joined, at):
+            at = found.start() + max(_common_prefix(form, joined, found.start()) for form in self._whole)
+            parts += [text[end : places[found.start()]], MARK]
+            end = places[at - 1] + 1
+        return "".join([*parts, text[end:]])
 
     def facts(self, data: Json) -> Json:
         """JSON data whose texts and keys are messages."""
@@ -206,27 +236,6 @@ def unsealed(text: str, secret_of: Callable[[str], str]) -> str:
     return SEALED.sub(put_back, text)
 
 
-def redact(forms: Collection[str], text: str) -> str:
-    """A text without any of these secrets, or the beginning of one that was cut off.
-
-    White space does not hide one: a service may wrap what it repeats, as MIME does with base64.
-    """
-    for form in sorted(forms, key=len, reverse=True):
-        if form in text:
-            text = text.replace(form, MARK)
-    joined, whole = "".join(text.split()), {"".join(form.split()) for form in forms} - {""}
-    heads = {form[:PIECE] for form in whole}
-    if not any(head in joined for head in heads):
-        return text
-    places = [at for at, character in enumerate(text) if not character.isspace()]  # of joined, in the text
-    pattern, parts, at, end = re.compile("|".join(map(re.escape, heads))), list[str](), 0, 0
-    while found := pattern.search(joined, at):
-        at = found.start() + max(_common_prefix(form, joined, found.start()) for form in whole)
-        parts += [text[end : places[found.start()]], MARK]
-        end = places[at - 1] + 1
-    return "".join([*parts, text[end:]])
-
-
 def _common_prefix(form: str, text: str, at: int) -> int:
     """How many characters of a form are at a place of a text."""
     same = 0
@@ -263,7 +272,9 @@ def _texts(data: Json) -> Iterator[str]:
 
 
 def forms_of(secret: str) -> list[str]:
-    """The encodings of a secret: plain, in URLs, JSON, HTML, Python, base64 and hexadecimal.
+    """The encodings of a secret: plain, in URLs, JSON, HTML, Python, base64, base32 and hexadecimal.
+
+    What encodes it in another way, or twice, hides it: a service that means to do so can.
 
     Each has its own place, where stored cursors expect it: new ones go to the end.
     """
@@ -274,7 +285,7 @@ def forms_of(secret: str) -> list[str]:
     escaped += [*(one.replace("/", "\\/") for one in escaped), repr(secret)[1:-1], ascii(secret)[1:-1]]
     html = secret.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     escaped += [html.replace('"', "&quot;").replace("'", "&#x27;"), html]
-    return [secret, *urls, *escaped, raw.hex(), raw.hex().upper(), *_base64_forms(raw)]
+    return [secret, *urls, *escaped, raw.hex(), raw.hex().upper(), *_base64_forms(raw), *_spelled(secret)]
 
 
 def _base64_forms(raw: bytes) -> Iterator[str]:
@@ -284,3 +295,19 @@ def _base64_forms(raw: bytes) -> Iterator[str]:
         first, last = math.ceil(8 * before / 6), 8 * len(data) // 6
         for encode in (b64encode, urlsafe_b64encode):
             yield encode(data).decode()[first:last]
+
+
+def _spelled(secret: str) -> Iterator[str]:
+    """Each byte or character as a number of its own, in small letters and capitals; and base32."""
+    raw, wide = secret.encode(errors="surrogatepass"), secret.encode("utf-16-be", errors="surrogatepass")
+    for digits in ("{:02x}", "{:02X}"):
+        pairs = [digits.format(byte) for byte in raw]
+        yield from (between.join(pairs) for between in (":", "-", " ", ", "))
+        yield from ("".join(before + pair for pair in pairs) for before in ("%", "\\x"))
+        units = zip(wide[::2], wide[1::2], strict=True)
+        yield "".join("\\u" + digits.format(high) + digits.format(low) for high, low in units)
+        yield "".join(f"&#x{digits.format(ord(one))};" for one in secret)
+    yield "".join(f"&#{ord(one)};" for one in secret)
+    for before in range(5):
+        data = b"\0" * before + raw
+        yield b32encode(data).decode()[math.ceil(8 * before / 5) : 8 * len(data) // 5]

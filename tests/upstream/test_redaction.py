@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from base64 import b64encode, encodebytes
+from base64 import b32encode, b64encode, encodebytes
 from urllib.parse import quote
 
 import pytest
@@ -100,6 +100,32 @@ def test_p41_a_secret_that_is_wrapped_into_lines_is_removed(secret: str, width: 
     left = "".join(redactor.facts({"said": [mime]})["said"][0].split())
     inner = [b64encode(b"\0" * n + secret.encode())[4:-4].decode() for n in range(3)]
     assert not [one[at : at + 10] for one in inner for at in range(len(one) - 9) if one[at : at + 10] in left]
+
+
+@given(secret=st.text("abcdefgh1234_Z/", min_size=12, max_size=40), data=st.data())
+def test_p41_a_secret_whose_bytes_or_characters_are_written_as_numbers_is_removed(
+    secret: str, data: st.DataObject
+) -> None:
+    pairs = [f"{ord(one):02x}" for one in secret]
+    spelled = [between.join(pairs) for between in ("", ":", "-", " ", ", ")]
+    spelled += ["".join(form.format(one) for one in pairs) for form in ("%{}", "\\x{}", "\\u00{}", "&#x{};")]
+    said = data.draw(st.sampled_from(spelled))
+    capitals = data.draw(st.lists(st.booleans(), min_size=len(said), max_size=len(said)))
+    mixed = "".join(
+        one.upper() if capital and one not in "xu" else one
+        for one, capital in zip(said, capitals, strict=True)
+    )
+    assert provider(secret).redactor.message(f"is <{mixed}>") == f"is <{MARK}>"
+    decimal = "".join(f"&#{ord(one)};" for one in secret)
+    assert provider(secret).redactor.message(f"is <{decimal}>") == f"is <{MARK}>"
+    shifted = b32encode(data.draw(st.binary(max_size=9)) + secret.encode() + b"!!!!!!").decode()
+    assert b32encode(secret.encode()).decode()[:10] not in provider(secret).redactor.message(shifted)
+    assert MARK in provider(secret).redactor.message(shifted)
+
+
+def test_a_text_that_only_begins_with_an_escaped_character_of_a_secret_stays() -> None:
+    for said in ("\\u0061\\u0062\\u0063", "&#97;&#98;", "%61%62%63", "61:62:63"):
+        assert provider("a-secret-token").redactor.message(said) == said
 
 
 def test_an_error_leaves_without_secrets_in_message_hint_facts_and_arguments() -> None:
