@@ -22,6 +22,7 @@ them, always ``from error``.
     ├── InvalidEntity               invalid values, each with its path
     ├── NotFound                    no such entity, sync or installation
     ├── ProjectError                the project's folder: missing, damaged, in use, not writable
+    │   ├── NoProject                   no project in a folder, or above it
     │   ├── ProjectUntrusted            another user's folder, or code that was not allowed  exit 4
     │   ├── KeyMissing                  no key for the secrets in a database, or one that others could read
     │   ├── MoveRefused                 an installation that cannot be moved, or not as it is
@@ -435,6 +436,12 @@ class ProjectError(MaxError):
     """The project's folder is missing, damaged, in use or not writable."""
 
     code = "project"
+
+
+class NoProject(ProjectError):
+    """There is no project in a folder, or above it."""
+
+    code = "project.none"
 
 
 class ProjectUntrusted(ProjectError):

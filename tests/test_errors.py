@@ -115,6 +115,7 @@ def test_codes_never_change_once_released() -> None:
         "InvalidEntity": "entity.invalid",
         "NotFound": "not_found",
         "ProjectError": "project",
+        "NoProject": "project.none",
         "ProjectUntrusted": "project.untrusted",
         "MoveRefused": "project.move_refused",
         "KeyMissing": "project.key_missing",

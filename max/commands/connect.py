@@ -12,7 +12,14 @@ from pathlib import Path
 
 from ..connector import AnyConnector
 from ..core import InstallationInfo
-from ..errors import MaxError, ProjectError, ProjectUntrusted, StorageError, StorageLocked, UsageError
+from ..errors import (
+    MaxError,
+    NoProject,
+    ProjectError,
+    StorageError,
+    StorageLocked,
+    UsageError,
+)
 from ..installations.config import config_defaults
 from ..installations.credential_file import StoredSecrets
 from ..installations.onboarding import OnboardingResult, bound, destination_of, onboard, revised
@@ -148,9 +155,7 @@ def project_or_new(options: Options) -> tuple[ProjectManager, bool]:
     """The project; or this folder, and True, when it must become one first."""
     try:
         return options.found_project(), False
-    except ProjectUntrusted:
-        raise
-    except ProjectError:
+    except NoProject:
         return ProjectFolder(Path(options.project).resolve()), True
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from ..errors import ConnectorError, ProjectError, ProjectUntrusted, UnknownName, UsageError
+from ..errors import ConnectorError, NoProject, UnknownName, UsageError
 from ..installations.registry import PREFIX, SUFFIX, ConnectorRegistry, Origin, load_connector, load_module
 from ..installations.secret_sources import read_secret
 from ..installations.trust import refuse_untrusted
@@ -144,9 +144,7 @@ def named_connector(options: Options) -> tuple[AnyConnector, Path | None]:
     if not word.endswith(SUFFIX) and "/" not in word:
         try:
             registry = options.found_project().registry
-        except ProjectUntrusted:
-            raise
-        except ProjectError:  # there is none, so its own connectors are not needed
+        except NoProject:  # there is none, so its own connectors are not needed
             registry = ConnectorRegistry()
         connector = registry.resolve(word)
         file = file_of(connector)
@@ -172,9 +170,7 @@ def _refuse_untrusted(file: Path) -> None:
     """ProjectUntrusted for a file in a project from elsewhere that was never allowed to run code."""
     try:
         root = ProjectFolder.find(file.resolve().parent).root
-    except ProjectUntrusted:
-        raise
-    except ProjectError:
+    except NoProject:
         return
     refuse_untrusted(root)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from ..errors import MaxError, ProjectError, UsageError
+from ..errors import MaxError, NoProject, UsageError
 from ..installations.files import place_within
 from ..installations.registry import PREFIX, SUFFIX
 from ..projects.folder import ProjectFolder
@@ -113,9 +113,7 @@ def _folder(options: Options) -> Path:
         return Path(options.folder)
     try:
         root = ProjectFolder.find(options.project).root
-    except ProjectError as error:
-        if error.code == "project.untrusted":
-            raise
+    except NoProject:
         root = Path(options.project)
     here, folder = Path.cwd(), place_within(root / FOLDER, root)
     return folder.relative_to(here) if folder.is_relative_to(here) else folder

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import MaxError, NotFound, ProjectError, UsageError
+from ..errors import MaxError, NoProject, NotFound, UsageError
 from ..installations.trust import (
     TrustRecord,
     connector_files,
@@ -87,7 +87,7 @@ def revoked(options: Options) -> Answer:
     if read_record(root) is None:
         try:
             root = ProjectFolder.find(root).root
-        except ProjectError:
+        except NoProject:
             raise NotFound("trusted project", str(root), hint="`max trust --list` shows them") from None
     with ProjectFolder(root).audited("trust", revoked=True):
         if not forget(root):

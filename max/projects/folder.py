@@ -31,7 +31,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
-from ..errors import MaxError, Mismatch, MoveRefused, ProjectError, ProjectUntrusted, UsageError
+from ..errors import MaxError, Mismatch, MoveRefused, NoProject, ProjectError, ProjectUntrusted, UsageError
 from ..installations.files import (
     CREDENTIALS,
     FOLDER,
@@ -94,7 +94,7 @@ class ProjectFolder(ProjectManager):
 
     @classmethod
     def find(cls, start: Path | str, *, trusted: bool = False) -> Self:
-        """The project of a folder, or of the nearest folder above; ProjectError when there is none.
+        """The project of a folder, or of the nearest folder above; NoProject when there is none.
 
         ProjectUntrusted when the one above is another user's, or others may replace it.
         """
@@ -108,7 +108,7 @@ class ProjectFolder(ProjectManager):
                         found.refuse_foreign(above=True)
                     return found
         hint = "make one with: max init" + (f" {folder}" if folder != Path.cwd() else "")
-        raise ProjectError(f"there is no project in {folder}, or above it", hint=hint)
+        raise NoProject(f"there is no project in {folder}, or above it", hint=hint)
 
     @classmethod
     def init(cls, path: Path | str, *, leads_elsewhere: bool = False) -> Self:
@@ -143,9 +143,7 @@ class ProjectFolder(ProjectManager):
         """``find``; with ``create`` the folder becomes a project where there would be none."""
         try:
             return cls.find(path, trusted=trusted)
-        except ProjectUntrusted:
-            raise
-        except ProjectError:
+        except NoProject:
             if not create:
                 raise
             return cls.init(path)

@@ -8,10 +8,11 @@ sent to a server that another user has named.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import MoveRefused, ProjectError, ProjectUntrusted
+from ..errors import MoveRefused, NoProject, ProjectError, ProjectUntrusted
 from ..installations.files import FOLDER, content, encoded, locked, read_object, replace_file, translated
 from ..model.settings import InstallationInfo
 from .folder import ProjectFolder
@@ -55,12 +56,8 @@ def find_project(place: Path | str, *, trusted: bool = False, database: str = ""
 
     refuse_password(database)
     root = None
-    try:
+    with suppress(NoProject):
         root = ProjectFolder.find(place, trusted=trusted).root
-    except ProjectUntrusted:
-        raise
-    except ProjectError:
-        pass
     return _database(database, root=root, trusted=trusted)
 
 

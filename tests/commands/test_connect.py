@@ -169,6 +169,19 @@ def test_sync_does_not_connect_a_connector_that_needs_answers(cli: Cli, folder: 
     assert not (folder / ".max").exists()
 
 
+@pytest.mark.parametrize("words", [["sync", "acme"], ["connect", "acme:other"]])
+def test_a_project_that_cannot_be_read_is_not_taken_for_none(
+    cli: Cli, folder: Path, words: list[str]
+) -> None:
+    """It may lead to a database: what is connected in its place would go into files."""
+    (folder / ".max").mkdir()
+    (folder / ".max" / "project.json").write_text('{"database": "postgresql://h')
+    refused = cli(*words, "-o", "json")
+    assert (refused.status, refused.error["code"]) == (1, "project")
+    assert "project.json is broken" in refused.error["message"]
+    assert [one.name for one in (folder / ".max").iterdir()] == ["project.json"]
+
+
 def test_a_misspelt_connector_creates_no_project(cli: Cli, folder: Path) -> None:
     run = cli("sync", "amce:default")
     assert (run.status, "did you mean: acme" in run.err) == (2, True)
