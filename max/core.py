@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # a command that reads must not pay for these
         DeletionCandidates,
         DeletionScope,
         Delivery,
+        DeliveryWrite,
         ListingPass,
         ListingState,
         StoredPage,
@@ -443,7 +444,7 @@ class Engine(Store, Lifecycle, Protocol):
     ) -> QueryPage[E]:
         """A page of a collection's members; empty when it was never listed."""
 
-    def prepare_write(self, delivery: Delivery) -> Write:
+    def prepare_write(self, delivery: Delivery) -> DeliveryWrite:
         """The work that stores a delivery, to run inside a transaction of the same database."""
 
     def changes(self, *, since: str | None = None, entity: type[Entity] | None = None) -> ChangeFeed:

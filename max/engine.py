@@ -21,6 +21,7 @@ from .model.delivery import (
     DeletionCandidates,
     DeletionScope,
     Delivery,
+    DeliveryWrite,
     ListingPass,
     ListingState,
     StoredPage,
@@ -135,9 +136,12 @@ class SqliteEngine(Engine):
             lambda c: self.tables.write(c, delivery, dated=dated, strict=True)
         )
 
-    def prepare_write(self, delivery: Delivery) -> Write:
+    def prepare_write(self, delivery: Delivery) -> DeliveryWrite:
         """The work that stores a delivery inside a transaction of this engine's database."""
-        return Write(self._database, lambda connection: self.tables.write(connection, delivery))
+        return DeliveryWrite(self._database, self._write, delivery)
+
+    def _write(self, connection: Connection, deliveries: Sequence[Delivery]) -> list[WriteResult]:
+        return self.tables.write_all(connection, deliveries)
 
     def changes(self, *, since: str | None = None, entity: type[Entity] | None = None) -> ChangeFeed:
         """What changed behind a cursor, or from a time on."""

@@ -223,6 +223,10 @@ class PowerConnection:
         """Run one statement for each row of values."""
         return PowerCursor([], sum(self.execute(sql, values).rowcount for values in rows))
 
+    def execute_each(self, sql: str, rows: Iterable[Sequence[Any] | Mapping[str, Any]]) -> list[Any]:
+        """Run one statement for each row of values; the first row that each of them returns."""
+        return [self.execute(sql, values).fetchone() for values in rows]
+
     def insert(
         self, sql: str, kinds: Sequence[Kind], columns: Sequence[Sequence[Any]], constants: Sequence[Any] = ()
     ) -> None:

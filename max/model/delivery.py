@@ -6,7 +6,8 @@ Every time in this module is in seconds since the epoch.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, TypeAlias
+from itertools import groupby
+from typing import Any, TypeAlias, cast
 
 from .entities import Entity, ManyOf, Ref
 from .struct import Struct
@@ -131,14 +132,46 @@ class Write:
         """Run the work."""
         return self.work(transaction)
 
-    def uncounted(self) -> Write:
-        """The same; its rows are not counted, since a sync counts the rows that it lists, each once."""
 
-        def work(transaction: Transaction) -> WriteResult:
-            stored = self.work(transaction)
-            return stored.replace(counts={}, uncounted=sum(stored.counts.values()))
+class DeliveryWrite(Write):
+    """The storing of a delivery; ``store`` takes all that one transaction has, to store them together.
 
-        return Write(self.database, work)
+    ``counted``: not when a sync counts the rows elsewhere, as it does those that it lists, each once.
+    """
+
+    def __init__(
+        self,
+        database: object,
+        store: Callable[[Transaction, Sequence[Delivery]], Sequence[WriteResult]],
+        delivery: Delivery,
+        *,
+        counted: bool = True,
+    ) -> None:
+        super().__init__(database, lambda transaction: self.counted(store(transaction, [delivery])[0]))
+        self.store, self.delivery, self._counted = store, delivery, counted
+
+    def uncounted(self) -> DeliveryWrite:
+        """The same; its rows are not counted."""
+        return DeliveryWrite(self.database, self.store, self.delivery, counted=False)
+
+    def counted(self, stored: WriteResult) -> WriteResult:
+        """What storing it has changed, as a sync counts that."""
+        if self._counted:
+            return stored
+        return stored.replace(counts={}, uncounted=sum(stored.counts.values()))
+
+
+def run_writes(transaction: Transaction, writes: Sequence[Write]) -> list[WriteResult]:
+    """Run writes in their order; deliveries that follow one another are stored together."""
+    results: list[WriteResult] = []
+    for store, some in groupby(writes, key=lambda one: one.store if isinstance(one, DeliveryWrite) else None):
+        if store is None:
+            results += [write(transaction) for write in some]
+        else:
+            deliveries = cast("list[DeliveryWrite]", list(some))
+            stored = store(transaction, [one.delivery for one in deliveries])
+            results += [one.counted(result) for one, result in zip(deliveries, stored, strict=True)]
+    return results
 
 
 class ListingState(Struct):

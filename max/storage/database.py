@@ -106,6 +106,9 @@ class Connection(Protocol):
     def executemany(self, sql: str, rows: Iterable[Values], /) -> Cursor:
         """Run one statement for each row of values."""
 
+    def execute_each(self, sql: str, rows: Iterable[Values], /) -> list[Any]:
+        """Run one statement for each row of values; the first row that each of them returns."""
+
     def insert(
         self,
         sql: str,

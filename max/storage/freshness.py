@@ -146,9 +146,20 @@ class Freshness(RenameOwner):
 
         With a position, the load of the same page of the listing's last pass is reused.
         """
+        return self.record_loads(connection, mapping, fields, [at], position)[0]
+
+    def record_loads(
+        self,
+        connection: Connection,
+        mapping: TableMapping[Any],
+        fields: Sequence[int],
+        times: Iterable[float],
+        position: PagePosition | None = None,
+    ) -> list[int]:
+        """The same for responses of several times; the number of each one's load."""
         page = (None, None, None) if position is None else position[:3]
-        values = (mapping.entity.__name__, *page, at, *fields)
-        return int(connection.execute(_insert_load(len(mapping.bitmaps)), values).fetchone()[0])
+        rows = [(mapping.entity.__name__, *page, at, *fields) for at in times]
+        return [number for (number,) in connection.execute_each(_insert_load(len(mapping.bitmaps)), rows)]
 
     def record(
         self,

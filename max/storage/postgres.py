@@ -105,6 +105,10 @@ class PostgresConnection:
         """Run one statement for each row of values, without waiting for one before the next is sent."""
         return self._statements.run_each(sql, rows)
 
+    def execute_each(self, sql: str, rows: Iterable[Values], /) -> list[Any]:
+        """Run one statement for each row of values, as executemany; the first row that each returns."""
+        return self._statements.run_each(sql, rows).fetchall()
+
     def insert(
         self,
         sql: str,

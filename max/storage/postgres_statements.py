@@ -48,7 +48,7 @@ GOOD = (1, 2)  # libpq's status of an answer: COMMAND_OK, TUPLES_OK
 class Rows:
     """The rows of a statement, all of which have come."""
 
-    def __init__(self, rowcount: int, rows: Sequence[tuple[Any, ...]]) -> None:
+    def __init__(self, rowcount: int, rows: Sequence[Any]) -> None:
         self._rowcount, self._left = rowcount, iter(rows)
 
     @property
@@ -120,7 +120,10 @@ class Statements:
         return Rows(rows, self._transformer.load_rows(0, rows, tuple))
 
     def run_each(self, sql: str, rows: Iterable[Values]) -> Cursor:
-        """Run one statement for each row of values, without waiting for one before the next is sent."""
+        """Run one statement for each row of values, without waiting for one before the next is sent.
+
+        The rows of the answer are the first ones that each has returned.
+        """
         from psycopg.generators import fetch_many, pipeline_communicate
 
         statement, sent = self._statement(sql), []
@@ -138,7 +141,14 @@ class Statements:
         finally:
             if not raw.closed:
                 raw.pgconn.exit_pipeline_mode()
-        return Rows(sum([self._checked(one[-1]).command_tuples or 0 for one in results[:-1]]), ())
+        answers = [self._checked(one[-1]) for one in results[:-1]]
+        first = [self._first_row(one) for one in answers] if answers and answers[0].nfields else []
+        return Rows(sum([one.command_tuples or 0 for one in answers]), first)
+
+    def _first_row(self, result: PGresult) -> tuple[Any, ...] | None:
+        """The first row of an answer, if it has any."""
+        self._transformer.set_pgresult(result)
+        return self._transformer.load_rows(0, 1, tuple)[0] if result.ntuples else None
 
     def scan(self, sql: str, values: Values) -> Iterator[tuple[Any, ...]]:
         """The rows of a SELECT by a cursor of the server, which ends with them, or with the transaction.

@@ -151,7 +151,7 @@ class Quarantine(RenameOwner):
         if wrong and (strict or self._policy.is_strict(mapping.entity.__name__)):
             raise InvalidEntity([mismatch for one, _ in wrong for mismatch in check_entity(one)])
         rows = ValidatedRows(mapping, groups, [one.id for one, _ in wrong if is_id(one.id)])
-        self._release(connection, rows)
+        self.release(connection, rows)
         return rows._replace(quarantined=self._keep(connection, mapping, wrong, delivery)) if wrong else rows
 
     def _keep(
@@ -173,7 +173,7 @@ class Quarantine(RenameOwner):
                 self._freshness.record(connection, mapping, [one.id], names, synced_at=None, recorded_at=at)
         return len(keys) - known
 
-    def _release(self, connection: Connection, rows: ValidatedRows) -> None:
+    def release(self, connection: Connection, rows: ValidatedRows) -> None:
         """Delete the rows whose invalid fields, but for hidden ones, have all come again and are valid."""
         entity, dialect = rows.mapping.entity.__name__, connection.dialect
         if connection.execute(IS_KEPT, (entity,)).fetchone() is None:

@@ -300,7 +300,7 @@ class Removals(RenameOwner):
 
     def clear_named(self, connection: Connection, entity: type[Entity], rows: Collection[int]) -> None:
         """Rows that are named now are not missing."""
-        if self._has_missing(connection, entity):
+        if self.has_missing(connection, entity):
             sql = "DELETE FROM _max_missing WHERE entity = :entity AND row IN {numbers:rows}"
             values = {"entity": entity.__name__, "rows": connection.dialect.array(rows)}
             connection.execute(connection.dialect.sql(sql), values)
@@ -318,11 +318,12 @@ class Removals(RenameOwner):
         values = {**values, "entity": entity.__name__, "collections": self._names(connection, entity)}
         connection.execute(mark, values)
         connection.execute(end, values)
-        if self._has_missing(connection, entity):
+        if self.has_missing(connection, entity):
             self._clear_parents(connection, self._mappings[entity.__name__], read, ELSEWHERE, values)
             connection.execute(listed_elsewhere, values)
 
-    def _has_missing(self, connection: Connection, entity: type[Entity]) -> bool:
+    def has_missing(self, connection: Connection, entity: type[Entity]) -> bool:
+        """Whether any row of an entity is missing."""
         sql = "SELECT 1 FROM _max_missing WHERE entity = ? LIMIT 1"
         return connection.execute(sql, (entity.__name__,)).fetchone() is not None
 
@@ -438,7 +439,7 @@ class Removals(RenameOwner):
         Those that another response brought, by a request that began at ``at``, exist as well;
         they stay missing, since no listing would notice when they are gone.
         """
-        if self._has_missing(connection, mapping.entity):
+        if self.has_missing(connection, mapping.entity):
             ids = connection.dialect.array(chain.from_iterable(rows.ids for rows in groups))
             values = {"entity": mapping.entity.__name__, "at": at, "ids": ids}
             self._clear_parents(connection, mapping, "coalesce(l.covered_at, m.missing_since)", SHOWN, values)

@@ -40,11 +40,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 from ..errors import LONGEST_WAIT, LeaseLost, NotFound, SuspiciousRemoval, SyncError
-from ..model.delivery import WriteResult
+from ..model.delivery import WriteResult, run_writes
 from ..model.event_log import EventKind
 from ..model.hooks import COUNTED
 from ..model.tasks import (
@@ -318,7 +318,8 @@ class SyncTransaction:
     def _store(self, settlements: Sequence[Settlement], command: SyncCommand) -> list[Outcome]:
         states = [_state_after(one, command) for one in settlements]
         self._move(settlements, states)
-        stored = [[write(self.connection) for write in one.writes] for one in settlements]
+        results = iter(run_writes(self.connection, [write for one in settlements for write in one.writes]))
+        stored = [list(islice(results, len(one.writes))) for one in settlements]
         self._add_children(settlements)
         self._record_failures([failure for one in settlements for failure in one.failures])
         self.add_notes([note for one in settlements for note in one.notes])

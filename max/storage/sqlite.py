@@ -21,7 +21,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import lru_cache
 from itertools import chain, repeat
@@ -77,6 +77,10 @@ class SqliteConnection(sqlite3.Connection):
     def scan(self, sql: str, values: Values, /) -> Iterator[Any]:
         """The rows of a statement, each read from the file when it is asked for."""
         return iter(self.execute(sql, values))
+
+    def execute_each(self, sql: str, rows: Iterable[Values], /) -> list[Any]:
+        """Run one statement for each row of values; the first row that each of them returns."""
+        return [self.execute(sql, values).fetchone() for values in rows]
 
     def insert(
         self,

@@ -8,6 +8,9 @@ Rule 2: a row that would not change is not written.  An upsert compares first, s
 which brings nothing new writes one load for a page and none of its rows.
 
 Rule 3: a response never replaces a value that a later request brought (see freshness.py).
+
+Rule 4: what many small responses bring in one transaction costs little more than one response.  Each keeps
+its own load and its own times; what is asked of the database, and the upsert, is one statement for all.
 """
 
 from __future__ import annotations
@@ -18,12 +21,13 @@ from functools import cached_property
 from itertools import chain
 from typing import Any, Self, TypeAlias
 
+from ..errors import InvalidEntity
 from ..model.columns import Column, EncodedRows
 from ..model.delivery import Delivery, WriteResult
 from ..model.entities import Entity, ManyOf, Ref
 from ..model.inline import inline_members
 from ..model.loaders import Resolver
-from ..model.mapping import kinds_of
+from ..model.mapping import MappedRows, kinds_of
 from ..model.migrations import NO_POLICY, SchemaPolicy
 from ..model.query import Query
 from ..model.schema import Schema
@@ -144,6 +148,73 @@ class TableWriter(Tables):
             self.known_pages.record(connection, position, delivery.listing, delivery.entities, came)
         self.full_text.flush(connection)
         return WriteResult(counts, number, sum([one.quarantined for one in came]))
+
+    def write_all(self, connection: Connection, deliveries: Sequence[Delivery]) -> list[WriteResult]:
+        """Store the deliveries of one transaction, those that are alike together; the result of each."""
+        if len(deliveries) == 1:
+            return [self.write(connection, deliveries[0])]
+        alike: dict[object, list[int]] = {}
+        for number, one in enumerate(deliveries):
+            alike.setdefault(number if self._has_inline else _likeness(one) or number, []).append(number)
+        results: dict[int, WriteResult] = {}
+        for numbers in alike.values():
+            some = [deliveries[number] for number in numbers]
+            stored = self._write_alike(connection, some) if len(some) > 1 else None
+            results |= zip(numbers, stored or [self.write(connection, one) for one in some], strict=True)
+        return [results[number] for number in range(len(deliveries))]
+
+    def _write_alike(
+        self, connection: Connection, deliveries: Sequence[Delivery]
+    ) -> list[WriteResult] | None:
+        """Store alike deliveries together; None, and nothing is stored, when each needs a look of its own.
+
+        That is when a row comes twice or is invalid, or when of some row a newer value is stored, or the
+        proof that it is missing: all this depends on the times of the one response.
+        """
+        mapping = self.mapping(type(deliveries[0].entities[0]))
+        entities = [one for delivery in deliveries for one in delivery.entities]
+        try:
+            (rows,) = groups = mapping.encode(entities)
+        except InvalidEntity:
+            return None
+        earliest = min(one.requested_at for one in deliveries)
+        if (
+            len(rows.ids) < len(entities)
+            or self.removals.has_missing(connection, mapping.entity)
+            or self.freshness.newer_fields(connection, mapping, rows.ids, earliest)
+        ):
+            return None
+        if self.change_log.recording:  # it is when the last of them came that all are stored
+            self.change_log.set_origin(connection, max(deliveries, key=_moved_at), dated=True)
+        self.quarantine.release(connection, ValidatedRows(mapping, groups))
+        self.removals.forget_parents(connection, mapping, groups, earliest)
+        self.freshness.advance_high_water(connection, mapping, max(one.requested_at for one in deliveries))
+        self._write_loads(connection, mapping, rows, deliveries)
+        self.full_text.flush(connection)
+        return [WriteResult({mapping.entity.__name__: len(one.entities)}) for one in deliveries]
+
+    def _write_loads(
+        self,
+        connection: Connection,
+        mapping: TableMapping[Any],
+        rows: EncodedRows,
+        deliveries: Sequence[Delivery],
+    ) -> None:
+        """Upsert the rows of several deliveries, which stand in their order; each has a load of its own."""
+        covered, fields = covered_groups(mapping, [rows])
+        times = [one.requested_at for one in deliveries]
+        loads = self.freshness.record_loads(connection, mapping, fields, times) if covered else times
+        numbers = [number for number, one in enumerate(deliveries) for _ in one.entities]  # of each row's
+        columns: list[Column] = [rows.ids, *rows.columns]
+        columns += [[bits] * len(numbers) for bits in mapping.bitmap_values(rows.names)]
+        columns += [[loads[number] for number in numbers]] * len(covered)
+        moved = [_moved_at(deliveries[number]) for number in numbers]
+        columns += [moved for name in mapping.moved_columns if name in rows.names]
+        connection.insert(*known_upsert(mapping, rows.names, covered), columns)
+        if alone := _alone(mapping, rows, covered):
+            for one in deliveries:
+                ids, at = [entity.id for entity in one.entities], one.requested_at
+                self.freshness.record(connection, mapping, ids, alone, synced_at=at, recorded_at=at)
 
     @cached_property
     def _has_inline(self) -> bool:
@@ -403,16 +474,12 @@ class TableWriter(Tables):
             moved = [moved_at for name in mapping.moved_columns if name in rows.names]
             constants = (*mapping.bitmap_values(rows.names), *loads, *moved)
             columns: Sequence[Column] = [rows.ids, *rows.columns]
-            written = rows.names, covered
-            sql, kinds = mapping.upserts.get(written) or mapping.upserts.setdefault(
-                written, upsert(mapping, *written)
-            )
             if numbers := in_a_row(connection, mapping, rows.ids):
                 values = rows.tuples(*constants)
-                changed = _changed(connection, mapping, written, values, moved, numbers)
+                changed = _changed(connection, mapping, (rows.names, covered), values, moved, numbers)
                 columns, constants = list(zip(*changed, strict=True)), ()
-            connection.insert(sql, kinds, columns, constants)
-            alone = [name for name in rows.names if mapping.load_groups[name] not in covered]
+            connection.insert(*known_upsert(mapping, rows.names, covered), columns, constants)
+            alone = _alone(mapping, rows, covered)
             if alone and at is not None:
                 self.freshness.record(connection, mapping, rows.ids, alone, synced_at=at, recorded_at=at)
 
@@ -526,6 +593,25 @@ def _moved_at(delivery: Delivery) -> float:
     return delivery.received_at or delivery.requested_at
 
 
+def _likeness(delivery: Delivery) -> object:
+    """What deliveries have in common that can be stored together; None for one that is stored by itself.
+
+    They bring a few rows of one entity, with the same fields, and come with no listing or feed.
+    """
+    entities = delivery.entities
+    if delivery.listing or delivery.changes or delivery.removed or delivery.also:
+        return None
+    if type(entities) is MappedRows or not 0 < len(entities) < MANY:
+        return None
+    shapes = {(type(one), *one._values) for one in entities}
+    return (delivery.sync, *shapes) if len(shapes) == 1 else None
+
+
+def _alone(mapping: TableMapping[Any], rows: EncodedRows, covered: Sequence[int]) -> list[str]:
+    """The fields of rows of which no load can say when they were synced."""
+    return [name for name in rows.names if mapping.load_groups[name] not in covered]
+
+
 Written: TypeAlias = tuple[tuple[str, ...], tuple[int, ...]]  # the fields of rows, and their load groups
 
 
@@ -551,6 +637,14 @@ def _changed(
     sql = f"SELECT {', '.join(columns)} FROM {{table}} WHERE _row BETWEEN ? AND ? AND _removed_at IS NULL"
     stored = {row[0]: row for row in connection.execute(mapping.sql(sql), (*moved, *numbers))}
     return [row for row in values if stored.get(row[0]) != row]
+
+
+def known_upsert(
+    mapping: TableMapping[Any], names: tuple[str, ...], load_groups: tuple[int, ...]
+) -> tuple[str, tuple[Kind, ...]]:
+    """The same as ``upsert``, composed once."""
+    written = names, load_groups
+    return mapping.upserts.get(written) or mapping.upserts.setdefault(written, upsert(mapping, *written))
 
 
 def upsert(

@@ -1,0 +1,215 @@
+"""Deliveries that one transaction stores together leave what each would leave, stored by itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from max.engine import SqliteEngine
+from max.model.delivery import Delivery, ListingPage, WriteResult, run_writes
+from max.model.entities import Entity, values_of
+from max.model.loaders import UnknownLoaders
+from max.model.query import Query
+from max.storage.database import Connection
+from max.storage.quarantine import quarantined
+from max.storage.table_writer import TableWriter
+from tests.contract.places import (
+    SCHEMA,
+    Person,
+    Post,
+    Team,
+    memory_connection,
+    memory_database,
+    parts,
+    transaction,
+)
+
+TEAM, IDS = Team.ref("t"), "abcdefgh"
+FIELDS: dict[type[Any], tuple[str, ...]] = {Post: ("title", "team"), Person: ("name", "score")}
+VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "name": st.sampled_from("xyz"),
+    "score": st.sampled_from([0.5, 1.5]),
+    "title": st.sampled_from("xyz"),
+    "team": st.none() | st.just(TEAM),
+}
+
+
+@st.composite
+def deliveries(draw: st.DrawFn) -> list[Delivery]:
+    """Responses that tasks got for a row or two, requested at different times; many are alike."""
+    found = []
+    for at in draw(st.lists(st.integers(5, 40), min_size=3, max_size=6, unique=True)):
+        entity = draw(st.sampled_from([Post, Post, Person]))
+        names = draw(st.sampled_from([FIELDS[entity], FIELDS[entity], FIELDS[entity][:1], ()]))
+        ids = draw(st.lists(st.sampled_from(IDS), min_size=1, max_size=2, unique=True))
+        rows = [entity(id, **{name: draw(VALUES[name]) for name in names}) for id in ids]
+        found.append(Delivery(rows, float(at), received_at=at + 0.5, sync="s"))
+    return found
+
+
+def page(*entities: Entity, at: float) -> Delivery:
+    """A whole listing of the team's posts."""
+    return Delivery(entities, at, ListingPage(TEAM, Team.posts, 0, True, at), received_at=at)
+
+
+ROWS = [
+    Delivery([Post("a", title="u", team=None), Post("c", title="u", team=None)], 30.0),
+    Delivery([Person(id, score=2.5) for id in "ab"], 20.0),
+]
+MISSING = [
+    page(*(Post(id, title="w", team=TEAM) for id in IDS), at=3.0),
+    page(Post("b", title="v", team=TEAM), at=18.0),
+]
+REMOVED = [Delivery([], 15.0, removed=[Post.ref("a")]), Delivery([], 25.0, removed=[Person.ref("c")])]
+BEFORE = st.sampled_from([[], ROWS, MISSING, [*MISSING, *ROWS], [*ROWS, *REMOVED]])  # is stored already
+LATE = st.integers(5, 40).map(
+    lambda at: Delivery([kind(id, **{FIELDS[kind][0]: "l"}) for kind in FIELDS for id in IDS], at - 0.5)
+)
+
+
+Stored = tuple[list[WriteResult], dict[str, Any]]
+
+
+def stored(
+    connection: Any, tables: TableWriter, before: Sequence[Delivery], *some: Sequence[Delivery]
+) -> Stored:
+    """What storing comes to, which is then undone: the results, the rows and the times of their fields."""
+    connection.execute("BEGIN")
+    try:
+        for one in before:
+            tables.write(connection, one)
+        results = [result for each in some for result in tables.write_all(connection, each)]
+        missing = """
+            SELECT _id, missing_since, brought_at
+              FROM _max_missing JOIN "_post" ON _row = row WHERE entity = 'Post' ORDER BY 1
+        """
+        rows: dict[str, Any] = {"missing": connection.execute(missing).fetchall()}
+        for entity, names in FIELDS.items():
+            for row in tables.fetch(connection, Query(entity)).items:
+                ages = tables.freshness.synced_at(connection, entity.ref(row.id), names)
+                rows[f"{entity.__name__} {row.id}"] = values_of(row), ages
+        return results, rows
+    finally:
+        connection.execute("ROLLBACK")
+
+
+@pytest.mark.usefixtures("either")
+def test_rows_and_their_ages_are_those_of_deliveries_that_are_stored_one_by_one() -> None:
+    with memory_connection() as connection:
+        tables = TableWriter(SCHEMA, UnknownLoaders(SCHEMA, parts))
+        with transaction(connection):
+            tables.apply(connection)
+
+        @settings(max_examples=20)
+        @given(BEFORE, deliveries(), LATE)
+        def check(before: Sequence[Delivery], some: Sequence[Delivery], late: Delivery) -> None:
+            expected = stored(connection, tables, before, *([one] for one in some), [late])
+            assert stored(connection, tables, before, some, [late]) == expected
+
+        check()
+
+
+async def on_a_store(body: Any) -> None:
+    """Run something on an open database with its engine."""
+    database = memory_database()
+    await database.start()
+    try:
+        engine = SqliteEngine(database, UnknownLoaders(SCHEMA, parts))
+        await engine.start()
+        await body(database, engine)
+    finally:
+        await database.stop()
+
+
+@pytest.mark.usefixtures("either")
+def test_a_row_that_is_invalid_is_kept_aside_with_its_own_time_and_the_others_are_stored() -> None:
+    wrong: Any = 3
+    bad = Delivery([Person("b", name=wrong)], 20.0)
+    some = [Delivery([Person("a", name="x")], 10.0), bad, Delivery([Person("c", name="z")], 30.0)]
+
+    async def body(database: Any, engine: SqliteEngine) -> None:
+        writes = [engine.prepare_write(one) for one in some]
+        results = await database.transact(lambda connection: run_writes(connection, writes))
+        assert [one.quarantined for one in results] == [0, 1, 0]
+        assert [one.name for one in await engine.query(Person).order_by(Person.name).all()] == ["x", "z"]
+        (kept,) = await database.read(quarantined)
+        assert (kept.id, kept.at) == ("b", 20.0)
+        again = [engine.prepare_write(Delivery([Person(id, name="y")], 40.0)) for id in "bc"]
+        await database.transact(lambda connection: run_writes(connection, again))
+        assert await database.read(quarantined) == []
+
+    asyncio.run(on_a_store(body))
+
+
+@pytest.mark.usefixtures("either")
+def test_a_value_that_was_requested_later_stays_whether_it_came_before_or_with_the_others() -> None:
+    def posts(at: float, title: str, *ids: str) -> list[Delivery]:
+        return [Delivery([Post(id, title=title, team=None)], at) for id in ids]
+
+    async def body(database: Any, engine: SqliteEngine) -> None:
+        together = [*posts(32, "w", "d"), *posts(40, "y", "c")]
+        for some in (posts(30, "new", "a"), posts(10, "x", "a", "b"), together, posts(35, "z", "c")):
+            writes = [engine.prepare_write(one) for one in some]
+            await database.transact(lambda connection, writes=writes: run_writes(connection, writes))
+        assert [one.title for one in await engine.query(Post).order_by(Post.title).all()] == [
+            "new",
+            "w",
+            "x",
+            "y",
+        ]
+
+    asyncio.run(on_a_store(body))
+
+
+@pytest.mark.usefixtures("either")
+def test_each_row_has_a_change_of_when_the_last_of_them_came() -> None:
+    some = [
+        Delivery([Person(id, name="x")], 10.0, received_at=at)
+        for id, at in zip("abc", (30, 32, 31), strict=True)
+    ]
+
+    async def body(database: Any, engine: SqliteEngine) -> None:
+        writes = [engine.prepare_write(one) for one in some]
+        await database.transact(lambda connection: run_writes(connection, writes))
+        changes = [one async for one in engine.changes(since="beginning")]
+        assert sorted((one.id, one.kind, one.at) for one in changes) == [(id, "created", 32) for id in "abc"]
+
+    asyncio.run(on_a_store(body))
+
+
+@pytest.mark.usefixtures("either")
+def test_the_statements_for_many_deliveries_are_few() -> None:
+    def statements(number: int) -> int:
+        some = [Delivery([Post(str(n), title="x", team=None)], float(n)) for n in range(1, number + 1)]
+        run: list[str] = []
+
+        def work(connection: Connection) -> None:
+            counting = Counting(connection, run)
+            run_writes(counting, [engines[0].prepare_write(one) for one in some])
+
+        async def body(database: Any, engine: SqliteEngine) -> None:
+            engines[:] = [engine]
+            await database.transact(work)
+
+        engines: list[SqliteEngine] = []
+        asyncio.run(on_a_store(body))
+        return len(run)
+
+    assert statements(40) == statements(2) < 12
+
+
+class Counting:
+    """A connection that notes the statements for which it waits."""
+
+    def __init__(self, connection: Any, run: list[str]) -> None:
+        self._connection, self._run = connection, run
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("execute", "executemany", "execute_each", "insert"):
+            self._run.append(name)
+        return getattr(self._connection, name)
