@@ -13,9 +13,11 @@ they are the valid ones, and a crash in between leaves the former installation w
 from __future__ import annotations
 
 import json
+import os
 import stat
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,9 +37,10 @@ from .files import (
     replace_file,
     translated,
 )
-from .secret_store import SecretAudit, SecretStore
+from .secret_store import GIVEN, SecretAudit, SecretStore
 
 RENEWAL_TIMEOUT = 120.0  # seconds to wait for another process that renews a secret
+KEY_BYTES = 32  # of the key of digests
 FOR, BEFORE, CONFIG = "_for", "_before", "_config"  # names that no credential can have
 
 
@@ -137,6 +140,28 @@ class FileCredentials(SecretStore):
             self._audit.read(stored.secrets)
             self._recorded = True
         return stored
+
+    def digest(self, secrets: Mapping[str, str]) -> str:
+        """With a random key that is kept in the file of the lock, which its owner alone can read."""
+        if not secrets:
+            return ""
+        from .encryption import keyed_digest
+
+        with translated(self.path):
+            return keyed_digest(self._key(), GIVEN, *chain(*sorted(secrets.items())))
+
+    def _key(self) -> bytes:
+        """Made when it is first needed: a half that a crash left is replaced."""
+        descriptor = os.open(self.path.with_name(LOCK), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            key = os.read(descriptor, KEY_BYTES)
+            if len(key) < KEY_BYTES:
+                key = os.urandom(KEY_BYTES)
+                os.pwrite(descriptor, key, 0)
+                os.fsync(descriptor)
+            return key
+        finally:
+            os.close(descriptor)
 
     def change(self, update: Callable[[dict[str, str]], dict[str, str]]) -> None:
         """Replace the secrets by what ``update`` returns for them; blocks until it is on the disk."""

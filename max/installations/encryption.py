@@ -69,6 +69,14 @@ def keys_of_environment() -> Keys:
     return keys_from(spec)
 
 
+def keyed_digest(key: bytes, *texts: str) -> str:
+    """What is the same for the same texts, and tells nothing of them to one without the key."""
+    import hmac
+
+    words = "".join(f"{len(one)}:{one}" for one in texts).encode("utf-8", "surrogatepass")
+    return hmac.new(key, words, "sha256").hexdigest()
+
+
 class Keys:
     """The keys of a project; the first one seals, and all of them open."""
 
@@ -93,10 +101,7 @@ class Keys:
 
     def digest(self, *texts: str) -> str:
         """What is the same for the same texts, and tells nothing of them to one without the first key."""
-        import hmac
-
-        words = "".join(f"{len(one)}:{one}" for one in texts).encode("utf-8", "surrogatepass")
-        return hmac.new(self.keys[0].value, words, "sha256").hexdigest()
+        return keyed_digest(self.keys[0].value, *texts)
 
     def open(self, key: str, sealed: str, *about: str | None) -> str:
         """The secret that was sealed with the key of this id, about the same.

@@ -7,7 +7,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -159,6 +159,31 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def free_lock(folder: Path, *, shared: bool = False, patience: float = 0.0) -> Iterator[bool]:
+    """Hold a folder's lock when it is free, or becomes so within ``patience`` seconds; whether it is held.
+
+    Several may hold it ``shared``.
+    """
+    import fcntl
+
+    with translated(folder):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        until, is_held = time.monotonic() + patience, False
+        while not is_held:
+            with suppress(BlockingIOError):
+                fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+                is_held = True
+            if not is_held and time.monotonic() >= until:
+                break
+            if not is_held:
+                time.sleep(POLL)
+        yield is_held
     finally:
         os.close(descriptor)
 

@@ -22,6 +22,9 @@ class SecretAudit(Protocol):
         """Secrets of these names were replaced."""
 
 
+GIVEN = "secrets that were given"  # what a digest of them is about
+
+
 class SecretStore(ABC):
     """The secrets of one installation, kept where ``stored`` and ``change`` find them."""
 
@@ -52,6 +55,13 @@ class SecretStore(ABC):
     @abstractmethod
     def stored(self) -> StoredSecrets:
         """Every secret by its name, and the origin that they were given for; blocks."""
+
+    @abstractmethod
+    def digest(self, secrets: Mapping[str, str]) -> str:
+        """What is the same for the same secrets, and tells nothing of them to one without a key; blocks.
+
+        Empty for none.  KeyMissing where the key is the operator's.
+        """
 
     @abstractmethod
     def change(self, update: Callable[[dict[str, str]], dict[str, str]]) -> None:

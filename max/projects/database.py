@@ -39,7 +39,7 @@ from ..storage.postgres import PostgresDatabase, pool_of, translated
 from ..storage.postgres_project import StoredInstallation
 from .connectors import ProjectConnectors
 from .database_credentials import DatabaseCredentials, sealed
-from .manager import MovedInstallation, ProjectManager, name_of
+from .manager import MovedInstallation, ProjectManager, move_is_running, name_of
 
 if TYPE_CHECKING:
     from ..connector import Connector
@@ -501,6 +501,21 @@ class ProjectDatabase(ProjectManager):
             rows.remove(connection, _now(connection, info), keep_data=keep_data)
 
     # -- moving
+
+    @contextmanager
+    def moving_alone(self) -> Iterator[None]:
+        """Hold a lock of the server, in a transaction that is open for as long."""
+        with self._main.reader() as connection:
+            with translated(self._main.label):
+                is_free = rows.hold_moves(connection, self._schema)
+            if not is_free:
+                raise move_is_running(self._shown)
+            yield
+
+    def is_moving(self) -> bool:
+        """Whether another process, on any host, holds the lock."""
+        with self._reading() as connection:
+            return rows.are_moves_held(connection, self._schema)
 
     def leaving(self, info: InstallationInfo) -> MovedInstallation:
         """All of an installation but its data."""

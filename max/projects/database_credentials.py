@@ -8,15 +8,16 @@ Rule 2: a renewal holds a lock of the server, so that of all processes on all ho
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from ..core import in_thread
 from ..errors import ProjectError
 from ..installations.credential_file import RENEWAL_TIMEOUT, StoredSecrets, refuse_other_origin
 from ..installations.files import changed_names
-from ..installations.secret_store import SecretStore
+from ..installations.secret_store import GIVEN, SecretStore
 from ..model.settings import InstallationInfo
 from ..storage import postgres_project as rows
 from ..storage.postgres_project import SealedSecret
@@ -102,6 +103,10 @@ class DatabaseCredentials(SecretStore):
             self._audit.read(secrets)
             self._recorded = True
         return StoredSecrets(secrets, one.destination)
+
+    def digest(self, secrets: Mapping[str, str]) -> str:
+        """With the key that seals."""
+        return self._keys().digest(GIVEN, *chain(*sorted(secrets.items()))) if secrets else ""
 
     def change(self, update: Callable[[dict[str, str]], dict[str, str]]) -> None:
         """Replace the secrets by what ``update`` returns for them; blocks until they are stored."""

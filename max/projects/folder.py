@@ -5,7 +5,7 @@
       audit.db                          who changed what
       installations/<connector>/<name>/
         installation.json               connector, name, id, config, settings, connectedAt; others are kept
-        credentials.json                0600; credentials.lock beside it, locked while secrets are renewed
+        credentials.json                0600; credentials.lock beside it, locked while they are renewed
         data.db
 
 Rule 1: an installation exists when its installation.json does.  It is built beside the others,
@@ -42,6 +42,7 @@ from ..installations.files import (
     broken,
     changed_names,
     encoded,
+    free_lock,
     locked,
     read_object,
     remove_empty,
@@ -55,7 +56,7 @@ from ..installations.files import (
 from ..model.settings import InstallationInfo, invalid_settings, read_settings, update_settings
 from ..model.values import Json, datetime_text, is_datetime
 from .connectors import ProjectConnectors
-from .manager import MovedInstallation, ProjectManager, name_of
+from .manager import MovedInstallation, ProjectManager, move_is_running, name_of
 
 if TYPE_CHECKING:
     from ..connector import Connector
@@ -74,6 +75,7 @@ ARRIVING = ".arriving"  # the same, of one that comes from another project: it s
 KNOWN = ("connector", "name", "id", "config", "settings", "connectedAt")  # in installation.json
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}(?<!\.)", re.ASCII)
 DEVICE = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)  # of Windows
+PATIENCE = 1.0  # seconds to wait for one who only looks whether a move is running
 LAST_YEAR = 9999  # that Python knows
 ID_BYTES = 8  # of an installation's random id
 
@@ -555,6 +557,19 @@ class ProjectFolder(ProjectManager):
             remove_empty(folder, folder.parent)
 
     # -- moving ----------------------------------------------------------------------------
+
+    @contextmanager
+    def moving_alone(self) -> Iterator[None]:
+        """Hold the lock of the project's own folder, which nothing else locks."""
+        with free_lock(self.root, patience=PATIENCE) as is_free:
+            if not is_free:
+                raise move_is_running(self.label)
+            yield
+
+    def is_moving(self) -> bool:
+        """Whether another one holds the lock."""
+        with free_lock(self.root, shared=True) as is_free:
+            return not is_free
 
     def leaving(self, info: InstallationInfo) -> MovedInstallation:
         """All of an installation but its data; MoveRefused when its file has what Max does not know."""

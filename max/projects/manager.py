@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
-from ..errors import ProjectError, UnknownName, UsageError
+from ..errors import MoveRefused, ProjectError, UnknownName, UsageError
 from ..model.settings import InstallationInfo
 from ..model.values import Json
 
@@ -195,6 +195,15 @@ class ProjectManager(Protocol):
 
     # -- moving: an installation comes from another project, or goes there
 
+    def moving_alone(self) -> AbstractContextManager[None]:
+        """Be the only one who moves something out of the project, or takes that back; a crash ends it.
+
+        MoveRefused while another one does.
+        """
+
+    def is_moving(self) -> bool:
+        """Whether anyone does that now."""
+
     def leaving(self, info: InstallationInfo) -> MovedInstallation:
         """All of an installation but its data.
 
@@ -221,6 +230,14 @@ class ProjectManager(Protocol):
 
         UsageError where secrets are in files, which no key seals.
         """
+
+
+def move_is_running(label: str) -> MoveRefused:
+    """The error of the second one who would move something out of a project at a time."""
+    return MoveRefused(
+        f"another process is moving something out of {label}",
+        hint="let it end, and run this again; max status says what is being moved",
+    )
 
 
 def folder_of(project: ProjectManager) -> Path:

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,7 +41,8 @@ from ..errors import (
 from ..installations.files import CONNECTORS
 from ..model.settings import InstallationInfo
 from ..storage import audit_log, moves
-from ..storage.moves import CopiedTable, Mark
+from ..storage.move_mark import Mark, mark_of, note_handing_over
+from ..storage.moves import CopiedTable
 from .kept_contents import contents_of, copy_contents, count_contents
 from .manager import ProjectManager
 
@@ -156,8 +156,13 @@ class Move:
     def run(self, tell: Tell = lambda step: None) -> list[Planned]:
         """Move them, and say what was moved; what a former run has begun is gone on with.
 
-        After an error, or a kill, everything is answered by the place that did so before.
+        After an error, or a kill, everything is answered by the place that did so before.  MoveRefused while
+        another process moves something out of the project.
         """
+        with self._source.moving_alone():
+            return self._run(tell)
+
+    def _run(self, tell: Tell) -> list[Planned]:
         from .audit import record
 
         planned = self.plan()
@@ -168,7 +173,7 @@ class Move:
         with self._source.audited("move", named, to=self._target.address, moved=names):
             for one in coming:
                 with self._source.writable_database(one.info).writer() as connection:
-                    moves.freeze(connection, self._target.address)
+                    moves.freeze(connection, self._target.address, whole=self._whole)
             for one in coming:
                 self._copy(one, tell)
             self._hand_over(planned, coming)
@@ -196,21 +201,34 @@ class Move:
     def _hand_over(self, planned: Sequence[Planned], coming: Sequence[Planned]) -> None:
         """The step, and what follows it."""
         leaving = [self._source.leaving(one.info) for one in coming]
-        for one in coming:
-            with self._source.writable_database(one.info).writer() as connection:
-                moves.note_handing_over(connection)
+        for info, _, given in leaving:
+            digest = self._source.credentials(info).digest(given.secrets)
+            with self._source.writable_database(info).writer() as connection:
+                note_handing_over(connection, digest)
         self._target.admit(leaving)
         for one in coming:
             self._refuse_taken_back(one)
         self._places.lead()
-        given = {one.info.id: one.secrets for one in leaving}
         for one in planned:
             with self._source.credentials(one.info).blocking_renewal_lock():
                 self._refuse_taken_back(one)
-                now = self._source.leaving(one.info).secrets
-                if given.get(one.info.id, now) != now:  # renewed since then: the service knows these alone
-                    self._target.credentials(one.info).change(partial(_instead, now.secrets))
+                self._hand_over_renewed(one.info)
                 self._source.remove(one.info, keep_data=False)
+
+    def _hand_over_renewed(self, info: InstallationInfo) -> None:
+        """Secrets that were renewed after they had been given: the service may know these alone.
+
+        Those of the target stay when they are not what it was given: it has been answering since then.
+        """
+        mark, source = moving_to(self._source, info), self._source.credentials(info)
+        now = self._source.leaving(info).secrets.secrets
+        if mark is None or source.digest(now) == mark.given:
+            return
+
+        def newer(kept: dict[str, str]) -> dict[str, str]:
+            return now if source.digest(kept) == mark.given else kept
+
+        self._target.credentials(info).change(newer)
 
     def _refuse_taken_back(self, one: Planned) -> None:
         """MoveRefused when ``undo`` has let it stay meanwhile, or has removed what was copied."""
@@ -233,10 +251,6 @@ class Move:
             raise MoveRefused(f"the audit did not arrive whole in {self._target.address}")
         source.delete()
         return True
-
-
-def _instead(new: dict[str, str], _: dict[str, str]) -> dict[str, str]:
-    return new
 
 
 def _counting(
@@ -267,15 +281,21 @@ def _own_connector(project: ProjectManager, info: InstallationInfo) -> Path | No
 def moving_to(project: ProjectManager, info: InstallationInfo) -> Mark | None:
     """Where an installation is being moved to; None when it is not."""
     with suppress(StorageEmpty), moves.reading(project.database(info)) as connection:
-        return moves.mark_of(connection)
+        return mark_of(connection)
     return None
 
 
 def undo(project: ProjectManager, info: InstallationInfo, mark: Mark, target: ProjectManager) -> None:
     """Let an installation stay where it is, and remove what was copied.
 
-    MoveRefused when the target has it already; an error when that cannot be found out.
+    MoveRefused when the target has it already, or while another process moves something out of the project;
+    an error when that cannot be found out.
     """
+    with project.moving_alone():
+        _undo(project, info, mark, target)
+
+
+def _undo(project: ProjectManager, info: InstallationInfo, mark: Mark, target: ProjectManager) -> None:
     if mark.handing_over and any(one.id == info.id for one in target.installations()):
         raise MoveRefused(
             f"{info} is in {mark.target} already",

@@ -52,6 +52,7 @@ from . import table_writer as engine
 from .catalogue import has_part, is_catalogued, migrate
 from .database import MOVING, TRUE, Connection, Database, decoding, quoted
 from .ddl import build_indexes, create_views
+from .move_mark import MARK, Mark, mark_of, put_mark
 from .rows import MOVED
 from .table_writer import TableWriter
 from .tables import read_schema
@@ -59,7 +60,6 @@ from .users_own import dropping, listed, users_own
 
 PAGE = 500  # rows that are compared at a time
 TOGETHER = 10  # pages in one transaction
-MARK = "_max_move"
 GUARD = "_max_moved:"  # how the triggers begin that refuse to write
 INDEX = "_max_find"  # the index of texts, and what it is made of
 UNGUARDED = ("_max_object", MARK)  # the target's own
@@ -72,13 +72,6 @@ PARTS = {
 } | {"replay": (provenance.REPLAY,)}
 CONNECTOR = "connector:"  # how the owner of a connector's own migrations begins
 CREATED, DROPPED = re.compile(r"CREATE TABLE (\w+)"), re.compile(r"DROP TABLE (\w+)")
-
-
-class Mark(NamedTuple):
-    """Where an installation is being moved to; ``handing_over``: the place may have it already."""
-
-    target: str
-    handing_over: bool
 
 
 class CopiedTable(NamedTuple):
@@ -109,14 +102,6 @@ Counted = Callable[[int], None]  # is called with each so many rows that are don
 # -- while it moves ----------------------------------------------------------------------------
 
 
-def mark_of(connection: Connection) -> Mark | None:
-    """Where a database is being moved to; None when it is not."""
-    if not connection.dialect.columns(connection, MARK):
-        return None
-    target, handing_over = connection.execute(f"SELECT target, handing_over FROM {MARK}").fetchone()
-    return Mark(target, bool(handing_over))
-
-
 @contextmanager
 def reading(database: Database) -> Iterator[Connection]:
     """One snapshot; the errors of its driver leave as StorageError."""
@@ -143,8 +128,11 @@ def check(connection: Connection, target: str) -> Mark | None:
     return mark
 
 
-def freeze(connection: Connection, target: str) -> None:
-    """Let nothing be written until ``thaw``; nothing changes when that is so.  Errors as of ``check``."""
+def freeze(connection: Connection, target: str, *, whole: bool = False) -> None:
+    """Let nothing be written until ``thaw``; nothing changes when that is so.  Errors as of ``check``.
+
+    ``whole``: the whole project goes there.
+    """
     if check(connection, target) is not None:
         return
     sql = connection.dialect.sql
@@ -158,13 +146,7 @@ def freeze(connection: Connection, target: str) -> None:
                 *(connection, "trigger", name, table),
                 connection.dialect.trigger(name, table, event, TRUE, body),
             )
-    connection.execute(f"CREATE TABLE {MARK} (target TEXT NOT NULL, handing_over INTEGER NOT NULL)")
-    connection.execute(f"INSERT INTO {MARK} VALUES (?, 0)", (target,))
-
-
-def note_handing_over(connection: Connection) -> None:
-    """From now on the other place may have it."""
-    connection.execute(f"UPDATE {MARK} SET handing_over = 1")
+    put_mark(connection, Mark(target, time.time(), whole))
 
 
 def thaw(connection: Connection) -> None:

@@ -54,6 +54,15 @@ TOUCH = "UPDATE installation SET destination = ?, version = version + 1 WHERE id
 SECRETS = "SELECT name, key, sealed FROM credential WHERE installation = ? ORDER BY name"
 SEAL = "INSERT INTO credential (installation, name, key, sealed) VALUES (?, ?, ?, ?)"
 HOLD = "SELECT pg_advisory_xact_lock(?)"
+TRY = "SELECT pg_try_advisory_xact_lock(?)"
+IS_HELD = """
+    SELECT EXISTS (
+        SELECT 1 FROM pg_locks
+         WHERE locktype = 'advisory' AND objsubid = 1 AND granted
+           AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+           AND (CAST(classid AS bigint) << 32) | CAST(objid AS bigint) = ?
+    )
+"""
 
 
 class StoredInstallation(NamedTuple):
@@ -179,3 +188,18 @@ def hold(connection: Connection, id: str, *, seconds: float) -> None:
     connection.execute(f"SET LOCAL lock_timeout TO '{seconds:.0f}s'")
     connection.execute("SET LOCAL idle_in_transaction_session_timeout TO 0")  # a service may answer slowly
     connection.execute(HOLD, (lock_number(f"renewal of {id}"),))
+
+
+def hold_moves(connection: Connection, schema: str) -> bool:
+    """Hold the lock for moving something out of a project until the transaction ends; False if it is held."""
+    connection.execute("SET LOCAL idle_in_transaction_session_timeout TO 0")  # copying may take hours
+    return bool(connection.execute(TRY, (_moves_of(schema),)).fetchone()[0])
+
+
+def are_moves_held(connection: Connection, schema: str) -> bool:
+    """Whether anyone holds that lock."""
+    return bool(connection.execute(IS_HELD, (_moves_of(schema),)).fetchone()[0])
+
+
+def _moves_of(schema: str) -> int:
+    return lock_number(f"moves out of {schema}")

@@ -12,6 +12,7 @@ import shutil
 import signal
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ from max.projects.moving import moving_to, undo
 from max.projects.opening import find_project, move_of, unopened
 from max.storage import postgres as postgres_module
 from max.storage import sqlite
-from max.storage.moves import Mark
+from max.storage.move_mark import Mark
 from max.storage.postgres import PostgresDatabase
 from max.sync.kept_files import KeptFiles
 from tests.command_line import prepare, take
@@ -284,6 +285,35 @@ def test_secrets_that_are_renewed_while_it_is_handed_over_are_those_that_arrive(
     assert there.credentials(info).read() == {"token": "renewed"}
 
 
+@pytest.mark.postgres
+@pytest.mark.parametrize(
+    ("here", "there", "arrives"),
+    [("new", "", "new"), ("", "new", "new"), ("newer", "new", "new"), ("", "", "very-secret")],
+)
+@pytest.mark.parametrize("to", ["database", "folder", "back"])
+def test_secrets_that_were_renewed_after_a_move_was_killed_are_not_lost(
+    to: str, here: str, there: str, arrives: str, home: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the new place stay where it has renewed them itself, for it answers since it has them."""
+    if to == "back":
+        moved(folder_at(home), url, "acme:other")
+    source: ProjectManager = ProjectDatabase(url) if to == "back" else folder_at(home)
+    place = {"database": url, "folder": str(home.parent / "there"), "back": str(home)}[to]
+    info = source.target("acme:other")
+    with monkeypatch.context() as killed:
+        killed.setattr(type(source), "remove", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            moved(source, place, "acme:other")
+    target = unopened(place, trusted=True)
+    for project, token in ((source, here), (target, there)):
+        if token:
+            project.credentials(info).change(lambda kept, new=token: kept | {"token": new})  # type: ignore[misc]
+    assert "very-secret" not in mark_of(source, info).given
+    assert moved(source, place, "acme:other") == ["acme:other"]
+    assert target.credentials(info).read() == {"token": arrives}
+    assert info not in source.installations()
+
+
 # -- what is refused, before anything is written
 
 
@@ -418,8 +448,8 @@ def test_until_it_is_handed_over_a_move_can_be_taken_back(
     with pytest.raises(MoveRefused, match=r"is being moved to .*target already"):
         moved(here, tmp_path / "another")
     for info in here.installations():
-        mark = moving_to(here, info)
-        assert mark == (str(target), False)
+        mark = mark_of(here, info)
+        assert (mark.target, mark.whole, mark.handing_over) == (str(target), True, False)
         with pytest.raises(StorageMoving), here.writable_database(info).writer() as connection:
             connection.execute("INSERT INTO _max_migration VALUES ('a', 1, 'b')")
         undo(here, info, mark, unopened(mark.target))
@@ -440,8 +470,8 @@ def test_what_was_handed_over_is_not_taken_back_but_finished(
             moved(folder_at(home), target)
     here = folder_at(home)
     info = here.target("acme:default")
-    mark = moving_to(here, info)
-    assert mark == (str(target), True)
+    mark = mark_of(here, info)
+    assert (mark.target, mark.whole, mark.handing_over) == (str(target), True, True)
     with pytest.raises(MoveRefused, match=r"acme:default is in .*target already"):
         undo(here, info, mark, unopened(mark.target))
     assert [one.arrived for one in move_of(here, str(target), None).plan()] == [True, True]
@@ -478,6 +508,8 @@ def test_the_folder_leads_to_the_old_place_until_the_new_one_has_all_of_it(
 def test_a_move_that_is_taken_back_in_its_last_moment_removes_nothing(
     when: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Without the lock that keeps one from the other: a server that is restarted forgets who has it."""
+    monkeypatch.setattr(ProjectFolder, "moving_alone", lambda self: nullcontext())
     here, data = folder_at(home), data_of(folder_at(home))
     acme = here.target("acme:default")
     admit = ProjectFolder.admit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +20,7 @@ from max.model.tasks import Status
 from max.storage import moves
 from max.storage.change_log import ChangeLog
 from max.storage.database import Connection, Database, quoted
+from max.storage.move_mark import mark_of, note_handing_over
 from max.storage.postgres import PostgresDatabase
 from max.storage.sqlite import SqliteDatabase
 from max.storage.table_writer import TableWriter
@@ -355,6 +357,14 @@ def test_what_a_newer_max_made_is_refused(source: SqliteDatabase, change: str) -
 # -- nothing is written while it moves
 
 
+def marked(connection: Connection) -> tuple[object, ...]:
+    """The mark of a move that has just begun."""
+    mark = mark_of(connection)
+    assert mark is not None
+    assert 0 <= time.time() - mark.since < 3600
+    return mark.target, mark.whole, mark.handing_over, mark.given
+
+
 @pytest.mark.parametrize("kind", ["sqlite", POSTGRES])
 def test_while_it_moves_every_table_can_be_read_and_none_written(kind: str, tmp_path: Path) -> None:
     database: Database = SqliteDatabase(tmp_path / "a.db")
@@ -362,10 +372,10 @@ def test_while_it_moves_every_table_can_be_read_and_none_written(kind: str, tmp_
         database = PostgresDatabase(shared_url(), new_schema())
     people(database, *NAMES)
     with database.writer() as connection:
-        moves.freeze(connection, "elsewhere")
+        moves.freeze(connection, "elsewhere", whole=True)
         moves.freeze(connection, "elsewhere")
         tables = moves.survey(connection)
-        assert moves.mark_of(connection) == ("elsewhere", False)
+        assert marked(connection) == ("elsewhere", True, False, "")
         with pytest.raises(MoveRefused, match="being moved to elsewhere already"):
             moves.freeze(connection, "somewhere")
     before = content(database)
@@ -377,12 +387,12 @@ def test_while_it_moves_every_table_can_be_read_and_none_written(kind: str, tmp_
         store(connection, TableWriter.stored(connection), "Zoe", at=30.0)
     assert content(database) == before
     with database.writer() as connection:
-        moves.note_handing_over(connection)
-        assert moves.mark_of(connection) == ("elsewhere", True)
+        note_handing_over(connection, "digest")
+        assert marked(connection) == ("elsewhere", True, True, "digest")
         moves.thaw(connection)
         moves.thaw(connection)
         store(connection, TableWriter.stored(connection), "Zoe", at=30.0)
-        assert moves.mark_of(connection) is None
+        assert mark_of(connection) is None
     if kind == "postgres":
         database.delete()
 
@@ -394,4 +404,4 @@ def test_a_process_that_is_syncing_is_not_disturbed(source: SqliteDatabase) -> N
         connection.execute("INSERT INTO _max_worker VALUES ('a/b/c/1/1/x', unixepoch())")
         with pytest.raises(SyncRunning):
             moves.freeze(connection, "elsewhere")
-        assert moves.mark_of(connection) is None
+        assert mark_of(connection) is None
