@@ -74,6 +74,7 @@ def configure_ls(parser: Parser) -> None:
 
 def run_ls(options: Options) -> Answer:
     """List installations; those whose files are broken are named on stderr."""
+    from .status import move_notes
     from .views import INSTALLATION, installation_row
 
     project = options.found_project()
@@ -92,6 +93,7 @@ def run_ls(options: Options) -> Answer:
 
     if not known and not problems:
         notes = [NOTHING_CONNECTED]
+    notes += move_notes(project, found)
     return options.listing([one.listed() for one in found], text, notes, columns=INSTALLATION)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import chain
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from ..model.schema import Schema
     from ..model.tasks import SyncRun
     from ..projects.manager import ProjectManager
-    from ..query.reader import Reader
+    from ..query.reader import Mark, Reader
+    from .move_view import Moving
     from .schema_view import Described
     from .views import InstallationStatus
 
@@ -122,6 +123,7 @@ def run_status(options: Options) -> Answer:
             yield from status_text(one, time.time(), paint(), line_width())
 
     notes = problems if found or problems else [NOTHING_CONNECTED]
+    notes += move_notes(project, ())  # what is being moved is said of each
     status = 0 if not problems else 3 if found else 1
     rows = [one.to_json() for one in found]
     return options.listing(rows, text, notes, columns=INSTALLATION_STATUS, status=status)
@@ -184,9 +186,31 @@ def contents_of(project: ProjectManager, info: InstallationInfo) -> Installation
             rows = reader.counts()
         except StorageEmpty:  # the first sync has not stored anything yet
             rows = {}
-        return InstallationStatus(
+        found = InstallationStatus(
             info, rows=rows, state=reader.state, path=place, size=reader.database.size()
         )
+        mark = reader.move_mark
+    return found if mark is None else found._replace(moving=moving_of(project, info, mark))
+
+
+def moving_of(project: ProjectManager, info: InstallationInfo, mark: Mark) -> Moving:
+    """A move of an installation that has begun."""
+    from .move_view import Moving
+
+    return Moving(info, project.address, mark, project.is_moving())
+
+
+def move_notes(project: ProjectManager, found: Sequence[InstallationStatus]) -> list[str]:
+    """What is said of the moves that are not finished."""
+    from ..projects.opening import left_behind
+
+    moving, left = [one.moving for one in found if one.moving], left_behind(project)
+    if not moving and left is None:
+        return []
+    from .move_view import finishing, notes_of
+
+    rest = f"a move from {left} is not finished; remove what is left there: {finishing(project.address)}"
+    return [*notes_of(moving, time.time()), *([] if left is None else [rest])]
 
 
 def configure_runs(parser: Parser) -> None:

@@ -19,6 +19,7 @@ from ..installations.trust import (
     trusts,
 )
 from ..projects.folder import ProjectFolder
+from ..projects.opening import database_of
 from .framework import Answer, Options, table
 from .parser import Parser
 from .tables import Column
@@ -59,8 +60,8 @@ def run_trust(options: Options) -> Answer:
         return revoked(options)
     project = ProjectFolder.find(options.folder or options.project)
     project.refuse_foreign()
-    files = connector_files(project.root)
-    if not files:
+    files, url = connector_files(project.root), database_of(project.root)
+    if not files and url is None:
         notes = [f"{project.root} has no connectors of its own; what comes with Max or was installed runs"]
         return options.answer({"project": str(project.root), "connectors": []}, list, notes)
     known = read_record(project.root)
@@ -70,8 +71,10 @@ def run_trust(options: Options) -> Answer:
         elif known is None or not trusts(known):
             record_allowed(project.root)
     until = "always" if holds_always(project.root) else "until they change"
-    data = {"project": str(project.root), "connectors": [file.name for file in files], "until": until}
+    data: dict[str, Json] = {"project": str(project.root), "connectors": [file.name for file in files]}
+    data |= {"until": until, **({} if url is None else {"database": url})}
     words = f"allowed {until}: {counted(len(files), 'connector')} of {project.root}"
+    words += "" if url is None else f", and to use the database {url}"
     return options.answer(data, lambda: [words, *(f"  {file}" for file in files)])
 
 

@@ -36,11 +36,15 @@ if TYPE_CHECKING:
     from ..model.schedules import ScheduleStatus
     from ..model.tasks import Failure, SyncResult, SyncRun
     from ..query.reader import SyncState
+    from .move_view import Moving
 
 
 # The names in the JSON of an installation, of its status and of a sync.
 CONTENTS = ("complete", "syncedAt", "rows", "bytes", "database")
-INSTALLATION = ("installation", "connector", "name", "id", "config", "connectedAt", "status", *CONTENTS)
+INSTALLATION = (
+    *("installation", "connector", "name", "id", "config", "connectedAt", "status", *CONTENTS),
+    "moving",
+)
 INSTALLATION_STATUS = (
     "installation",
     "id",
@@ -49,6 +53,7 @@ INSTALLATION_STATUS = (
     "waiting",
     "schedules",
     "health",
+    "moving",
     *CONTENTS,
 )
 RUN = (
@@ -97,7 +102,7 @@ class InstallationStatus(NamedTuple):
     ``waiting``: until when all tasks of a running sync wait, and how many they are; ``reason``: why.
     ``state`` is None when there is no database at ``path`` yet, or ``damaged`` one; ``size`` is that of
     its file, in bytes.  ``idle`` says why its schedules are not followed.  ``health`` is None where it
-    was not asked for.
+    was not asked for, ``moving`` when it is not being moved elsewhere.
     """
 
     info: InstallationInfo
@@ -112,12 +117,13 @@ class InstallationStatus(NamedTuple):
     schedules: Sequence[ScheduleStatus] = ()
     idle: str = ""
     health: InstallationHealth | None = None
+    moving: Moving | None = None
 
     def brief(self, now: float) -> list[str]:
         """Its status in a word, when it was last synced as a whole, its rows and the size of its file."""
         if self.state is None:
             return ["damaged" if self.damaged else "never synced", NULL, NULL, NULL]
-        word = self.state.status or "never synced"
+        word = "being moved" if self.moving else self.state.status or "never synced"
         return [word, ago(self.state.synced_at, now), number(sum(self.rows.values())), file_size(self.size)]
 
     def listed(self) -> dict[str, Json]:
@@ -131,6 +137,7 @@ class InstallationStatus(NamedTuple):
             "rows": None if state is None else sum(self.rows.values()),
             "bytes": None if state is None else self.size,
             "database": self.path,
+            "moving": None if self.moving is None else self.moving.to_json(),
         }
 
     @property
@@ -152,6 +159,8 @@ class InstallationStatus(NamedTuple):
             from .health import health_json
 
             known["health"] = {n: v for n, v in health_json(self.health).items() if n in HEALTH}
+        if self.moving is not None:
+            known["moving"] = self.moving.to_json()
         if self.schedules:
             from .schedule_view import schedule_json
 
@@ -165,6 +174,10 @@ def status_text(
     """One installation's status as text, with what to do when something is left to do."""
     info, last = status.info, status.last
     lines = [paint(str(info), "bold")]
+    for place, words in enumerate(status.moving.lines(now) if status.moving else ()):
+        lines.append(f"  {'moving' if place == 0 else '':<10}  {words}")
+    if last is None and status.moving:
+        return lines
     if last is None:
         return [*lines, f"  never synced; start with: max sync {info}", *_schedule_lines(status, now)]
     when = ago(last.finished_at or last.started_at, now)
@@ -220,7 +233,7 @@ def _data_lines(status: InstallationStatus, width: int | None) -> list[str]:
 def _next_lines(status: InstallationStatus, now: float, paint: Paint) -> list[str]:
     """What is to be done about data that is not whole, or old; else how to look at it."""
     info, last, state = status.info, status.last, status.state
-    if last is None or state is None or status.unfinished or last.failed:
+    if last is None or state is None or status.unfinished or last.failed or status.moving:
         return []
     if state.complete and now - (state.synced_at or now) < OLD:
         return [f"  next        max schema {info} --brief"]

@@ -203,13 +203,31 @@ def _target(
     return (folder if path == root else led_from(folder, keys=keys)), lambda: None
 
 
+def left_behind(project: ProjectManager) -> str | None:
+    """Where a whole project was from which its folder leads away, when something is left there.
+
+    A move was killed after it had handed everything over.
+    """
+    root = _leading(project)
+    left = None if root is None else _left(root)
+    return str(root) if left == HERE else left
+
+
+def _left(root: Path) -> str | None:
+    """What a folder has noted of that."""
+    file = root / FOLDER / IDENTITY
+    if not file.exists() or f'"{LEAVING}"'.encode() not in content(file):
+        return None
+    left = read_object(file).get(LEAVING)
+    return left if isinstance(left, str) else None
+
+
 def _left_behind(
     project: ProjectManager, root: Path, target: ProjectManager, keys: KeySource | None
 ) -> ProjectManager | None:
     """What a killed move has left of a project that was handed over, whose folder leads to the target."""
-    file = root / FOLDER / IDENTITY
-    left = read_object(file).get(LEAVING) if file.exists() else None
-    if not isinstance(left, str):
+    left = _left(root)
+    if left is None:
         return None
     if target.address != project.address:
         raise MoveRefused(

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ..model.text_search import Found
     from ..storage.change_log import ChangeLog
     from ..storage.database import Connection, Database, Values
+    from ..storage.move_mark import Mark as Mark
     from ..storage.quarantine import Quarantined as Quarantined
     from ..storage.schema_diff import MigrationPlan as MigrationPlan
     from ..storage.schema_diff import SchemaChange as SchemaChange
@@ -498,6 +499,14 @@ class Reader:
 
         with self._reading() as connection:
             return sync_state(connection, str(self.info), now=self.now)
+
+    @property
+    def move_mark(self) -> Mark | None:
+        """Where the installation is being moved to; None when it is not."""
+        from ..storage.move_mark import mark_of
+
+        with self._reading() as connection:
+            return mark_of(connection)
 
     def runs(self, limit: int = LIMIT, *, beginning: str = "") -> list[SyncRun]:
         """The newest syncs whose id begins so, newest first; empty when there was none."""

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
+from max.installations.trust import record_allowed
+from max.projects import folder as project_folder
+from max.projects import moving
 from max.projects.folder import ProjectFolder
+from max.projects.opening import find_project, move_of
 from max.serve.daemon_folder import DaemonFolder
 from max.storage.moves import freeze
-from tests.command_line import Cli, prepare, running, take
+from max.storage.postgres import PostgresDatabase
+from tests.command_line import Cli, prepare, project_at, running, take
+from tests.contract.places import POSTGRES
+from tests.postgres_server import shared_url
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +101,95 @@ def test_what_is_being_moved_can_be_read_is_not_synced_and_can_be_taken_back(cli
     assert cli("move", "--undo").out == "acme:default stays where it is\n"
     assert cli("sync", "acme").status == 0
     assert cli("move", "--undo").out == "nothing is being moved\n"
+
+
+@contextmanager
+def moving_elsewhere(to: str) -> Iterator[int]:
+    """Another process that moves the project, while it is in the middle of that."""
+    (ready, begun), (never, held) = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(held)
+
+            def blocked(*_: object) -> None:
+                os.write(begun, b"!")
+                os.read(never, 1)  # until this process is killed, or its parent is gone
+
+            moving.copy_contents = blocked  # type: ignore[assignment, attr-defined]
+            move_of(find_project("."), to, None).run()
+        finally:
+            os._exit(1)
+    os.close(begun)
+    os.close(never)
+    try:
+        assert os.read(ready, 1) == b"!"
+        yield child
+    finally:
+        os.close(ready)
+        os.close(held)
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        with suppress(ChildProcessError):
+            os.waitpid(child, 0)
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("kind", ["folder", POSTGRES])
+def test_of_two_moves_one_wins_and_status_says_what_is_being_moved_and_what_was_broken_off(
+    kind: str, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(project_folder, "PATIENCE", 0.0)
+    place, schema = str(Path.cwd()), f"m{os.getpid()}c"
+    if kind == "postgres":
+        place = f"{shared_url()}#{schema}"
+        record_allowed(Path.cwd())
+        assert cli("move", "--to", place, "-q").status == 0
+    target = str(Path("../tar get").resolve())
+    with moving_elsewhere(target) as child:
+        for words in (["--to", target], ["--to", "../other"], ["acme", "--to", target], ["--undo"]):
+            run = cli("move", *words, "-o", "json")
+            assert (run.status, run.error["code"]) == (1, "project.move_refused"), words
+            assert run.error["message"] == f"another process is moving something out of {place}"
+        (row,) = cli("status", "-o", "json").data["data"]
+        assert (row["moving"]["from"], row["moving"]["to"], row["moving"]["running"]) == (place, target, True)
+        assert datetime.fromisoformat(row["moving"]["since"])
+        listed = cli("ls")
+        assert "being moved" in listed.out
+        assert f"the project is being moved from {place} to {target}, begun" in listed.err
+        assert "go on with" not in listed.err + cli("status").out
+        assert cli("count", "acme", "AcmeTask").status == 0
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        until = time.monotonic() + 60
+        while project_at(".").is_moving():  # a server notices that its client has died
+            assert time.monotonic() < until
+            time.sleep(0.01)
+    (row,) = cli("ls", "-o", "json").data["data"]
+    assert not row["moving"]["running"]
+    assert row["moving"]["next"] == f"max move --to '{target}'"
+    assert row["moving"]["undo"] == "max move acme:default --undo"
+    advice = f"go on with: max move --to '{target}'; or take it back: max move acme:default --undo"
+    assert advice in cli("status").out
+    assert advice in cli("ls").err
+    assert cli("move", "--undo").out == "acme:default stays where it is\n"
+    (row,) = cli("status", "-o", "json").data["data"]
+    assert "moving" not in row
+    if kind == "postgres":
+        assert cli("move", "--to", ".", "-q").status == 0
+        PostgresDatabase(shared_url(), schema).delete()
+        PostgresDatabase(shared_url(), f"{schema}_audit").delete()
+
+
+def test_what_a_killed_move_has_left_behind_is_named_with_the_way_to_remove_it(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli("move", "--to", "../there", "-q").status == 0
+    note = Path(".max/project.json")
+    note.write_text(json.dumps(json.loads(note.read_text()) | {"leaving": "/former"}))
+    words = f"a move from /former is not finished; remove what is left there: max move --to {Path.cwd()}"
+    assert words in cli("ls").err
+    assert words in cli("status").err
 
 
 @pytest.mark.parametrize(

@@ -364,12 +364,19 @@ class TestAFolderThatLeadsThere:
             assert "s3cret" not in without_password(bad)
         assert not (tmp_path / "p").exists()
 
-    def test_of_another_user_leads_nowhere(self, url: str, tmp_path: Path) -> None:
+    def test_of_another_user_leads_nowhere_until_it_is_allowed(
+        self, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         folder = tmp_path / "p"
         (folder / ".max").mkdir(parents=True, mode=0o700)
         (folder / ".max" / "project.json").write_text(json.dumps({"id": "x", "database": url}))
-        with pytest.raises(ProjectUntrusted, match="leads to the database"):
+        ProjectDatabase.open(url, create=True)
+        with pytest.raises(ProjectUntrusted, match="leads to the database") as caught:
             find_project(folder)
+        assert caught.value.hint == f"if you know that server: max trust {folder}"
+        said = running(capsys)("trust", str(folder))
+        assert (said.status, f"and to use the database {url}" in said.out) == (0, True)
+        assert find_project(folder).address == url
 
     def test_with_installations_in_files_is_refused(self, url: str, tmp_path: Path) -> None:
         ProjectFolder.init(tmp_path).add("acme", None, {}, {}, now=NOW)

@@ -287,10 +287,16 @@ def test_secrets_that_are_renewed_while_it_is_handed_over_are_those_that_arrive(
 
 @pytest.mark.postgres
 @pytest.mark.parametrize(
-    ("here", "there", "arrives"),
-    [("new", "", "new"), ("", "new", "new"), ("newer", "new", "new"), ("", "", "very-secret")],
+    ("to", "here", "there", "arrives"),
+    [
+        ("folder", "new", "", "new"),
+        ("database", "new", "", "new"),
+        ("back", "new", "", "new"),
+        ("folder", "", "new", "new"),
+        ("folder", "newer", "new", "new"),
+        ("folder", "", "", "very-secret"),
+    ],
 )
-@pytest.mark.parametrize("to", ["database", "folder", "back"])
 def test_secrets_that_were_renewed_after_a_move_was_killed_are_not_lost(
     to: str, here: str, there: str, arrives: str, home: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
