@@ -1,7 +1,9 @@
 """Kills commands that change an installation at their nth file operation, and looks at what is left.
 
 ``python -m tests.connect_kills FOLDER KILLS`` kills so often, and prints how often as JSON; what was
-killed is often killed once more when it is repeated.  An AssertionError says what is wrong.
+killed is often killed once more when it is repeated.  Then a command that gives an installation another
+address and another token is stopped at its operations, and a sync runs meanwhile; ``beside`` counts these.
+An AssertionError says what is wrong.
 """
 
 from __future__ import annotations
@@ -11,9 +13,11 @@ import os
 import shutil
 import signal
 import sys
+import time
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
-from itertools import count
+from itertools import count, takewhile
 from pathlib import Path
 from pkgutil import walk_packages
 from random import Random
@@ -30,6 +34,8 @@ CREDENTIALS = ("credentials.json", ".credentials.json.new")  # the second is a l
 OTHER = "other-token-5555555555"
 FIRST = 8  # operations, in which disconnecting removes the secrets and then the rest
 DISCONNECTING = 6  # the place of that scenario
+PATIENCE = 0.3  # seconds that a sync gets while a change is stopped: it may wait for its end
+SPARSE = 11  # operations between two at which a change is stopped, when there are few kills
 MANY = 300  # kills: as many as all commands have operations
 
 
@@ -88,6 +94,11 @@ def serve(log: Path, ready: int) -> None:
 
 def run(root: Path, words: list[str], nth: int | None = None) -> int | None:
     """A command in a process of its own, killed at its nth file operation; its status, None when killed."""
+    return ended(begun(root, words, nth, signal.SIGKILL))
+
+
+def begun(root: Path, words: list[str], nth: int | None = None, sent: signal.Signals = signal.SIGSTOP) -> int:
+    """The process of a command, which sends itself a signal at its nth file operation."""
     child = os.fork()
     if not child:
         nothing = os.open(os.devnull, os.O_RDWR)
@@ -96,10 +107,15 @@ def run(root: Path, words: list[str], nth: int | None = None) -> int | None:
         os.chdir(root)
         status = 70
         try:
-            with sabotage(nth or 1 << 30, lambda: os.kill(os.getpid(), signal.SIGKILL)):
+            with sabotage(nth or 1 << 30, lambda: os.kill(os.getpid(), sent)):
                 status = max_main(words)
         finally:
             os._exit(status)
+    return child
+
+
+def ended(child: int) -> int | None:
+    """The status with which a process ends; None when it was killed."""
     status = os.waitpid(child, 0)[1]
     return None if os.WIFSIGNALED(status) else os.waitstatus_to_exitcode(status)
 
@@ -206,6 +222,32 @@ def kill(
     return kills
 
 
+def synced_beside(template: Path, folder: Path, services: Services, nth: int) -> bool:
+    """Stop the change of an address at its nth operation while a sync runs; whether there is such a one.
+
+    A sync that waits for what the other has locked ends after it.
+    """
+    root = folder / "project"
+    shutil.rmtree(root, ignore_errors=True)
+    shutil.copytree(template, root)
+    services.log.unlink(missing_ok=True)
+    change = f"connect gated:main --update --set url={services.new} --credential token=env:NEW"
+    changing = begun(root, change.split(), nth)
+    stopped = os.WIFSTOPPED(os.waitpid(changing, os.WUNTRACED)[1])
+    if stopped:
+        syncing = begun(root, ["sync", "gated:main", "--full"])
+        until = time.monotonic() + PATIENCE
+        while os.waitid(os.P_PID, syncing, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+            if time.monotonic() > until:
+                break
+            time.sleep(0.01)
+        os.kill(changing, signal.SIGCONT)
+        assert (ended(changing), ended(syncing) in (0, 1)) == (0, True), nth
+        assert state(root) == (services.new, 1, NEW), (nth, state(root))
+    assert services.seen() <= {(services.old, OLD), (services.new, NEW)}, (nth, services.seen())
+    return stopped
+
+
 def main(folder: Path, most: int) -> dict[str, int]:
     """Kill so often in all; how often each command was killed.
 
@@ -232,6 +274,9 @@ def main(folder: Path, most: int) -> dict[str, int]:
         while sum(killed.values()) < most:
             scenario = draw.choice(scenarios(services))
             enough(scenario, draw.randint(1, 30), draw.choice([None, draw.randint(1, 30)]))
+        step = 1 if most >= MANY else SPARSE
+        beside = takewhile(partial(synced_beside, template, folder, services), count(1, step))
+        killed["beside"] = len(list(beside))
         return killed
     finally:
         services.stop()

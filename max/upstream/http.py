@@ -572,7 +572,7 @@ def retry_after(text: str, now: float) -> float | None:
     Of several headers, which arrive joined by commas, the longest wait counts.  None when nothing
     in it is a wait, or it is over.
     """
-    words = [word for word in text.split(",")[:WAITS] if word.strip()]
+    words = [word for word in text.split(",")[:WAITS] if word.strip() and word.isascii() and "_" not in word]
     dates = [",".join(pair) for pair in pairwise(words)]  # a date has a comma in it, if any
     waits = [bounded_wait(word) for word in words]
     waits += [bounded_wait(_seconds_until(date, now)) for date in (*words, *dates)]

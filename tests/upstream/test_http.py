@@ -531,7 +531,20 @@ def test_no_text_makes_an_endless_or_a_negative_wait(text: str) -> None:
     assert wait is None or 0 < wait <= LONGEST_WAIT
 
 
-NO_WAITS = ["", "soon", "nan", "0", "-5", "-inf", "0.001", "Wed, 21 Oct 2015 07:28:00 GMT", ",,,", "GMT"]
+NO_WAITS = [
+    "",
+    "soon",
+    "nan",
+    "0",
+    "-5",
+    "-inf",
+    "0.001",
+    "Wed, 21 Oct 2015 07:28:00 GMT",
+    ",,,",
+    "GMT",
+    "1_0",
+    "٥",
+]
 FAR_WAITS = ["1e15", "99999999999", "inf", "1" * 5_000, "Fri, 31 Dec 9999 23:59:59 -1200"]
 
 
