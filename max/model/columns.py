@@ -228,13 +228,13 @@ def _same_shape(values: Sequence[str]) -> bool:
     if width not in (20, 24, 27) or len(set(map(len, values))) > 1 or "T24" in joined:
         return False
     signs = (*ISO_SIGNS, (19, "Z" if width == 20 else "."), (width - 1, "Z"))
-    return all(set(joined[at::width]) == {sign} for at, sign in signs)
+    return all(joined[at::width] == sign * len(values) for at, sign in signs)
 
 
 def _common_end(values: Sequence[str]) -> int | None:
     """Where all texts end without trailing zeros and the zone; None when not at one place."""
     width, joined = len(values[0]), "".join(values)
-    if width == 20 or all(set(joined[at::width]) == {"0"} for at in range(20, width - 1)):
+    if width == 20 or all(joined[at::width] == "0" * len(values) for at in range(20, width - 1)):
         return 19
     return None if "0" in joined[width - 2 :: width] else width - 1
 
@@ -278,8 +278,10 @@ class EncodedRows:
 
     def once_each(self) -> EncodedRows:
         """The same rows; of one that comes twice, the last."""
+        if len(set(self.ids)) == len(self.ids):
+            return self
         last = {id: at for at, id in enumerate(self.ids)}
-        return self if len(last) == len(self.ids) else self.picked([*last.values()], self.names)
+        return self.picked([*last.values()], self.names)
 
     def picked(self, positions: Sequence[int], names: tuple[str, ...]) -> EncodedRows:
         """Some of the rows, with some of their fields."""

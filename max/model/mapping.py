@@ -59,10 +59,11 @@ class MappedRows(Sequence[E]):
     ``ids`` are texts, or what is in place of an id that cannot be read.  As a sequence it has
     entities, each made when it is asked for.  ``asked`` names the fields that the caller named.
     ``named`` has the members of inline collections, each once; the column has their ids.
+    ``made``: the columns have the values of entities that a connector has made, which are not converted.
     It is known by its type, since isinstance is slow for what is a Sequence.
     """
 
-    __slots__ = ("_encoded", "asked", "columns", "entity", "ids", "named")
+    __slots__ = ("_encoded", "_have_ids", "asked", "columns", "entity", "ids", "made", "named")
 
     def __init__(
         self,
@@ -71,10 +72,13 @@ class MappedRows(Sequence[E]):
         columns: Mapping[str, Column],
         asked: Collection[str],
         named: Mapping[str, MappedRows[Any]] = NONE_NAMED,
+        *,
+        made: bool = False,
     ) -> None:
-        self.entity, self.ids, self.columns, self.asked = entity, ids, columns, asked
+        self.entity, self.ids, self.columns, self.asked, self.made = entity, ids, columns, asked, made
         self.named = {name: rows for name, rows in named.items() if name in columns}
         self._encoded: tuple[EncodedRows, Sequence[E]] | None = None
+        self._have_ids: bool | None = None
 
     def narrowed(self, declared: Mapping[type[Entity], Collection[str]]) -> MappedRows[E]:
         """The same rows with the fields that are declared, and with those that the caller named."""
@@ -83,14 +87,15 @@ class MappedRows(Sequence[E]):
         if len(columns) == len(self.columns) and not self.named:
             return self
         named = {name: rows.narrowed(declared) for name, rows in self.named.items()}
-        return type(self)(self.entity, self.ids, columns, (), named)
+        return type(self)(self.entity, self.ids, columns, (), named, made=self.made)
 
     def picked(self, places: Sequence[int]) -> MappedRows[E]:
         """Some of the rows."""
         if len(places) == len(self.ids):
             return self
         columns = {name: [column[at] for at in places] for name, column in self.columns.items()}
-        return type(self)(self.entity, [self.ids[at] for at in places], columns, self.asked, self.named)
+        ids = [self.ids[at] for at in places]
+        return type(self)(self.entity, ids, columns, self.asked, self.named, made=self.made)
 
     def encoded(self) -> tuple[EncodedRows, Sequence[E]]:
         """The valid rows as a database holds them, and the invalid ones as entities."""
@@ -98,12 +103,18 @@ class MappedRows(Sequence[E]):
             self._encoded = self._encode()
         return self._encoded
 
+    def have_ids(self) -> bool:
+        """Whether every row has a valid id."""
+        if self._have_ids is None:
+            self._have_ids = are_ids(self.ids)
+        return self._have_ids
+
     def _encode(self) -> tuple[EncodedRows, Sequence[E]]:
         types = self.entity.types()
-        wrong = set() if are_ids(self.ids) else {at for at, id in enumerate(self.ids) if not is_id(id)}
+        wrong = set() if self.have_ids() else {at for at, id in enumerate(self.ids) if not is_id(id)}
         columns = []
         for name, column in self.columns.items():
-            encoded, invalid = _encoded(types[name], column)
+            encoded, invalid = (_encoded_made if self.made else _encoded)(types[name], column)
             columns.append(encoded)
             wrong.update(invalid)
         rows = EncodedRows(tuple(self.columns), cast("list[str]", self.ids), columns)
@@ -119,6 +130,8 @@ class MappedRows(Sequence[E]):
         if isinstance(at, slice):
             return [self[one] for one in range(*at.indices(len(self)))]
         raw = {n: column[at] for n, column in self.columns.items()}
+        if self.made:
+            return self.entity(self.ids[at], **raw)
         return _made(self.entity, self.ids[at], raw, (), self.named)
 
     def member(self, id: str) -> E:
@@ -198,6 +211,26 @@ def read_one(entity: type[E], data: Json, given: Given[E], fields: Iterable[Fiel
     return _made(entity, rows.ids[0], columns, rows.asked, rows.named)
 
 
+def by_column(entities: Sequence[E]) -> Sequence[E]:
+    """Entities of one type that have the same fields, by column; all others as they are.
+
+    A page of rows is then looked at by column on all of its way, however its loader has made them.
+    """
+    if type(entities) is MappedRows or len(kinds_of(entities)) != 1 or have_inline(entities):
+        return entities
+    records = list(map(_VALUES, entities))
+    names = list(records[0])
+    if set(map(type, records)) != {dict} or set(map(len, records)) != {len(names)}:
+        return entities
+    try:
+        columns = {name: list(map(itemgetter(name), records)) for name in names}
+    except KeyError:  # as many fields, but others
+        return entities
+    ids = columns.pop("id")
+    is_plain = set(map(type, ids)) == {str}
+    return MappedRows(type(entities[0]), ids, columns, (), made=True) if is_plain else entities
+
+
 def narrowed(
     entities: Sequence[Entity], declared: Mapping[type[Entity], Collection[str]]
 ) -> Sequence[Entity]:
@@ -225,6 +258,18 @@ def _narrowed_one(entity: E, declared: Mapping[type[Entity], Collection[str]]) -
 def ids_of(items: Sequence[Any]) -> Sequence[object]:
     """The id of each item, as it came."""
     return items.ids if type(items) is MappedRows else [item._values["id"] for item in items]
+
+
+def have_ids(items: Sequence[Any]) -> bool:
+    """Whether every item has a valid id."""
+    return items.have_ids() if type(items) is MappedRows else are_ids(ids_of(items))
+
+
+def shapes_of(items: Sequence[Entity]) -> dict[tuple[type[Entity], tuple[str, ...]], int]:
+    """Which fields items of each entity have, and where the last one of that kind is."""
+    if type(items) is MappedRows:
+        return {(items.entity, ("id", *items.columns)): 0} if items.ids else {}
+    return {(type(item), tuple(item._values)): at for at, item in enumerate(items)}
 
 
 def kinds_of(items: Sequence[Entity]) -> Collection[type[Entity]]:
@@ -397,12 +442,23 @@ def _encoded(holds: FieldType, column: Column) -> tuple[Column, Sequence[int]]:
     try:
         return _encoded_whole(holds, column), ()
     except InvalidColumn:
-        pass
+        return _encoded_each(holds, [converted(holds, value) for value in column])
+
+
+def _encoded_made(holds: FieldType, column: Column) -> tuple[Column, Sequence[int]]:
+    """The same of a column that has the values of entities."""
+    try:
+        return encode_column(holds, column), ()
+    except InvalidColumn:
+        return _encoded_each(holds, column)
+
+
+def _encoded_each(holds: FieldType, column: Column) -> tuple[Column, Sequence[int]]:
     encoded: list[Any] = []
     wrong = []
     for at, value in enumerate(column):
         try:
-            encoded.append(encode_one(holds, converted(holds, value)))
+            encoded.append(encode_one(holds, value))
         except InvalidValue:
             encoded.append(None)
             wrong.append(at)

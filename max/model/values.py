@@ -113,9 +113,9 @@ def are_ids(values: Sequence[object]) -> bool:
     if not set(map(type, values)) <= {str}:
         return all(map(is_id, values))
     texts = cast("Sequence[str]", values)
-    joined = "".join(texts)
-    whole = is_text(joined) and "\0" not in joined and "" not in texts
-    return whole and max(map(len, texts), default=0) <= LONGEST_ID
+    joined, lengths = "".join(texts), set(map(len, texts))
+    whole = is_text(joined) and "\0" not in joined and 0 not in lengths
+    return whole and max(lengths, default=0) <= LONGEST_ID
 
 
 def read_text(value: object) -> str:

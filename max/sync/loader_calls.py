@@ -23,7 +23,7 @@ from ..model.delivery import StoredPage
 from ..model.entities import Entity, Ref
 from ..model.inline import inline_members
 from ..model.loaders import BatchLoader, CollectionLoader, Env, Loader, PageRequest
-from ..model.mapping import MappedRows, ids_of, narrowed
+from ..model.mapping import MappedRows, by_column, ids_of, narrowed, shapes_of
 from ..model.query import Batch, Page
 from ..model.values import is_id, is_text
 from ..upstream.credentials import CredentialProvider
@@ -139,7 +139,8 @@ class LoaderCaller:
         self, loader: CollectionLoader[Any, Any, Any], request: PageRequest, page: Page[Any], where: str
     ) -> None:
         child = loader.lists.child
-        for item in () if _are_rows_of(page.items, child) else page.items:
+        others = set() if _are_rows_of(page.items, child) else {*map(type, page.items)} - {child}
+        for item in page.items if others else ():
             if type(item) is not child:
                 raise self._fault(loader, f"items of {child.__name__}", item, where)
         if page.items and _cannot_sweep(loader, request, page):
@@ -229,22 +230,16 @@ class LoaderCaller:
     def _declared_part(self, loader: Loader[Any], entities: Sequence[Entity]) -> Sequence[Entity]:
         """Of records that were read, the fields that the loader declares; refuse what else it has not."""
         declared = self._declared[loader]
-        entities = narrowed(entities, declared)
-        shapes: dict[tuple[type[Entity], tuple[str, ...]], Entity] = {}
+        entities = by_column(narrowed(entities, declared))
         for some in (entities, *inline_members(entities)):
-            if type(some) is not MappedRows:
-                shapes |= {(type(entity), tuple(entity._values)): entity for entity in some}
-            elif some:
-                shapes[some.entity, tuple(some.columns)] = some[0]
-        for (kind, names), example in shapes.items():
-            if kind not in declared:
-                known = " or ".join(sorted(entity.__name__ for entity in declared))
-                raise self._fault(loader, f"entities of {known}", example)
-            if not declared[kind].issuperset(names):
-                extra = [name for name in names if name not in declared[kind]]
-                raise self._fault(
-                    loader, f"only the fields in its brings, without {', '.join(extra)}", example
-                )
+            for (kind, names), at in shapes_of(some).items():
+                if kind not in declared:
+                    known = " or ".join(sorted(entity.__name__ for entity in declared))
+                    raise self._fault(loader, f"entities of {known}", some[at])
+                if not declared[kind].issuperset(names):
+                    extra = [name for name in names if name not in declared[kind]]
+                    expected = f"only the fields in its brings, without {', '.join(extra)}"
+                    raise self._fault(loader, expected, some[at])
         return entities
 
     def _fault(self, loader: Loader[Any], expected: str, actual: object, where: str = "") -> LoaderFault:

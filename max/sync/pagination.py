@@ -26,7 +26,7 @@ from ..errors import UpstreamChanged
 from ..model.delivery import ListingPage
 from ..model.entities import Ref
 from ..model.loaders import CollectionLoader, Loader, PageRequest, Watermark
-from ..model.mapping import column_of, ids_of
+from ..model.mapping import column_of, have_ids, ids_of
 from ..model.query import Page
 from ..model.tasks import ListingPosition, ListTask
 from ..model.values import are_ids, datetime_of, datetime_text, is_datetime
@@ -129,7 +129,7 @@ class PageTracker:
             ended=page.next is None,
             listed=position.listed + len(named),
             token=page.sync_token,
-            nameless=position.nameless or not are_ids(named),
+            nameless=position.nameless or not (have_ids(page.items) and are_ids(list(page.failed))),
         )
         self._set_problem(self._repeated_page(ids, len(named)) or self._endless(page) or self._end(page))
         return self.position.ended and self.problem is None and not self._needs_count

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +14,7 @@ from max.model.columns import encode_one
 from max.model.delivery import Delivery, WriteResult
 from max.model.entities import ID_EXPECTED, Entity, Field, FieldOf, Many, Ref, check_entity, values_of
 from max.model.loaders import Loader, PageRequest
-from max.model.mapping import read_rows
+from max.model.mapping import MappedRows, by_column, read_rows
 from max.model.query import Batch, Page
 from max.model.schema import Schema
 from max.model.values import EXPECTED, Json, Kind
@@ -245,6 +245,58 @@ def test_p13_reading_by_column_gives_what_reading_one_by_one_gives(
     assert read.ids == ids
     assert list(zip(*(columns[name] for name in Report.types()), strict=True)) == stored
     assert [one.id for one in wrong] == invalid
+
+
+GOOD = {
+    "title": "It broke",
+    "votes": None,
+    "grade": 1,
+    "open": True,
+    "opened_at": datetime(2026, 1, 31, 8, 30, tzinfo=UTC),
+    "due": date(2026, 2, 1),
+    "author": Person.ref("42"),
+    "labels": ["bug"],
+    "place": Place.ref("here"),
+    "shout": "IT",
+}
+WRONG_REFS = [Person.ref(""), Place.ref("b").within("other"), Ref(Person, cast("str", 5)), Place("7")]
+ONE_CHANGE = st.tuples(st.sampled_from([*GOOD]), st.sampled_from([*ODD, *GOOD.values(), *WRONG_REFS]))
+RECORDS = st.lists(st.tuples(st.sampled_from(["7", "8", ""]), st.lists(ONE_CHANGE, max_size=2)), max_size=5)
+
+
+@given(RECORDS, st.sets(st.sampled_from([*GOOD])))
+@settings(max_examples=200, deadline=None)
+def test_p13_made_entities_are_the_same_by_column_and_one_by_one(
+    changes: list[tuple[str, list[tuple[str, Any]]]], lacks: set[str]
+) -> None:
+    names = [name for name in GOOD if name not in lacks]
+    made = [Report(id, **{name: {**GOOD, **dict(some)}[name] for name in names}) for id, some in changes]
+    rows = by_column(made)
+    assert rows == made
+    if not isinstance(rows, MappedRows):
+        assert made == []
+        return
+    encoded, wrong = rows.encoded()
+    types, valid = Report.types(), [one for one in made if not check_entity(one)]
+    assert wrong == [one for one in made if check_entity(one)]
+    assert (list(encoded.names), encoded.ids) == (names, [one.id for one in valid])
+    assert [list(column) for column in encoded.columns] == [
+        [encode_one(types[name], values_of(one)[name]) for one in valid] for name in names
+    ]
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        [Report("7", title="a"), Report("8", votes=1)],
+        [Report("7", title="a"), Report("8", title="b", votes=1)],
+        [Person("7"), Place("7")],
+        [Report(cast("str", 7)), Report("8")],
+        [Report.read(row()), Report.read(row())],
+    ],
+)
+def test_entities_that_differ_in_their_fields_stay_as_they_are(made: list[Entity]) -> None:
+    assert by_column(made) is made
 
 
 VALID: dict[str, Any] = {  # of each source the odd values that its field takes, and nothing else
