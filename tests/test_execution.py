@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import Sequence
 from contextvars import ContextVar
@@ -29,6 +30,7 @@ from max.errors import (
     UsageError,
 )
 from max.execution import NO_OPTIONS, SyncExecutor
+from max.model.delivery import Delivery
 from max.model.entities import Ref
 from max.model.loaders import Env, Loader, PageRequest
 from max.model.plan import Step, SyncPlan
@@ -158,6 +160,18 @@ def test_fields_that_this_sync_stored_are_not_fetched_again() -> None:
     result = outcome(source, USERS, NOTES, NAMES, Step.for_one(ALICE).load_fields(User.name))
     assert result.status is Status.COMPLETED
     assert [what for name, what in source.asked if name == "name"] == ["b"]
+
+
+def test_what_is_stored_is_freed_at_once_and_not_when_garbage_is_collected() -> None:
+    async def body(stage: Stage) -> list[object]:
+        gc.disable()
+        try:
+            await stage.sync(USERS, NAMES)
+            return [one for one in gc.get_objects() if type(one) is Delivery]
+        finally:
+            gc.enable()
+
+    assert play(Source(users=[users("a", "b", "c")], name=[named]), body) == []
 
 
 def test_the_next_sync_fetches_again() -> None:

@@ -6,6 +6,7 @@ Every time in this module is in seconds since the epoch.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any, TypeAlias, cast
 
@@ -120,6 +121,7 @@ class WriteResult(Struct):
 
 
 Transaction: TypeAlias = Any  # the open transaction of the store that all parts share
+StoreDeliveries: TypeAlias = Callable[[Transaction, Sequence[Delivery]], Sequence[WriteResult]]
 
 
 class Write:
@@ -142,12 +144,12 @@ class DeliveryWrite(Write):
     def __init__(
         self,
         database: object,
-        store: Callable[[Transaction, Sequence[Delivery]], Sequence[WriteResult]],
+        store: StoreDeliveries,
         delivery: Delivery,
         *,
         counted: bool = True,
     ) -> None:
-        super().__init__(database, lambda transaction: self.counted(store(transaction, [delivery])[0]))
+        super().__init__(database, partial(_store_alone, store, delivery, counted))
         self.store, self.delivery, self._counted = store, delivery, counted
 
     def uncounted(self) -> DeliveryWrite:
@@ -156,9 +158,19 @@ class DeliveryWrite(Write):
 
     def counted(self, stored: WriteResult) -> WriteResult:
         """What storing it has changed, as a sync counts that."""
-        if self._counted:
-            return stored
-        return stored.replace(counts={}, uncounted=sum(stored.counts.values()))
+        return stored if self._counted else _uncounted(stored)
+
+
+def _store_alone(
+    store: StoreDeliveries, delivery: Delivery, counted: bool, transaction: Transaction
+) -> WriteResult:
+    """Outside of its write: one that held itself would hold its rows until the collector of garbage comes."""
+    (stored,) = store(transaction, [delivery])
+    return stored if counted else _uncounted(stored)
+
+
+def _uncounted(stored: WriteResult) -> WriteResult:
+    return stored.replace(counts={}, uncounted=sum(stored.counts.values()))
 
 
 def run_writes(transaction: Transaction, writes: Sequence[Write]) -> list[WriteResult]:
