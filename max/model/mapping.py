@@ -231,6 +231,14 @@ def by_column(entities: Sequence[E]) -> Sequence[E]:
     return MappedRows(type(entities[0]), ids, columns, (), made=True) if is_plain else entities
 
 
+def joined_rows(several: Sequence[MappedRows[E]]) -> MappedRows[E]:
+    """All rows of several that are of one entity, with the same fields, and that name no members."""
+    first = several[0]
+    columns = {name: [value for one in several for value in one.columns[name]] for name in first.columns}
+    ids = [id for one in several for id in one.ids]
+    return MappedRows(first.entity, ids, columns, first.asked, made=first.made)
+
+
 def narrowed(
     entities: Sequence[Entity], declared: Mapping[type[Entity], Collection[str]]
 ) -> Sequence[Entity]:

@@ -134,9 +134,9 @@ SETTLE = {
     for to in MOVES[State.RUNNING]
 }
 COMPLETE = f"""
-    UPDATE _max_task SET state = '{State.COMPLETED}', tries = 0, crashes = 0, changed_at = ?
-     WHERE id = ? AND attempt = ? AND state = '{State.RUNNING}'
-"""  # how most tasks end, for a third of the time
+    UPDATE _max_task SET state = '{State.COMPLETED}', tries = 0, crashes = 0, changed_at = :now
+     WHERE id IN {{numbers:ids}} AND attempt = :attempt AND state = '{State.RUNNING}'
+"""  # how most tasks end
 COUNT_DOWN = "UPDATE _max_task SET unfinished = unfinished - ?, failed = failed + ? WHERE id = ?"
 CONTAINERS = f"""
     SELECT id, parent, kind, unfinished, more, children > 0 AND failed = children
@@ -340,18 +340,24 @@ class SyncTransaction:
         self.connection.insert(INSERT_TASK, TASK_KINDS, list(zip(*rows, strict=True)))
 
     def _move(self, settlements: Sequence[Settlement], states: Sequence[State]) -> None:
-        by_statement: dict[str, list[Any]] = {}
+        completed: dict[int, list[int]] = {}  # by attempt
+        others: dict[State, list[Any]] = {}
         for one, to in zip(settlements, states, strict=True):
             if to is State.COMPLETED and one.spec is None and not (one.children or one.failures):
-                by_statement.setdefault(COMPLETE, []).append((self.now, one.task.id, one.task.attempt))
+                completed.setdefault(one.task.attempt, []).append(one.task.id)
             else:
-                by_statement.setdefault(SETTLE[to], []).append(self._values(one, to))
-        for statement, values in by_statement.items():
-            if self.connection.executemany(statement, values).rowcount < len(values):
-                raise LeaseLost(
-                    f"this attempt of task {settlements[0].task.id} lost its lease",
-                    hint="nothing of it was stored",
-                )
+                others.setdefault(to, []).append(self._values(one, to))
+        dialect, moved = self.connection.dialect, 0
+        for attempt, ids in completed.items():
+            values = {"now": self.now, "ids": dialect.array(ids), "attempt": attempt}
+            moved += self.connection.execute(dialect.sql(COMPLETE), values).rowcount
+        for to, rows in others.items():
+            moved += self.connection.executemany(SETTLE[to], rows).rowcount
+        if moved < len(settlements):
+            raise LeaseLost(
+                f"this attempt of task {settlements[0].task.id} lost its lease",
+                hint="nothing of it was stored",
+            )
 
     def _values(self, one: Settlement, to: State) -> dict[str, object]:
         failed = to is State.AWAITING_CHILDREN and bool(one.failures)  # its own work counts as a child

@@ -19,15 +19,14 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
-from typing import Any, Self, TypeAlias
+from typing import Any, Self, TypeAlias, cast
 
-from ..errors import InvalidEntity
 from ..model.columns import Column, EncodedRows
 from ..model.delivery import Delivery, WriteResult
 from ..model.entities import Entity, ManyOf, Ref
 from ..model.inline import inline_members
 from ..model.loaders import Resolver
-from ..model.mapping import MappedRows, kinds_of
+from ..model.mapping import MappedRows, ids_of, joined_rows, kinds_of
 from ..model.migrations import NO_POLICY, SchemaPolicy
 from ..model.query import Query
 from ..model.schema import Schema
@@ -171,23 +170,20 @@ class TableWriter(Tables):
         That is when a row comes twice or is invalid, or when of some row a newer value is stored, or the
         proof that it is missing: all this depends on the times of the one response.
         """
-        mapping = self.mapping(type(deliveries[0].entities[0]))
-        entities = [one for delivery in deliveries for one in delivery.entities]
-        try:
-            (rows,) = groups = mapping.encode(entities)
-        except InvalidEntity:
-            return None
+        came = joined_rows([cast("MappedRows[Entity]", one.entities) for one in deliveries])
+        mapping, (rows, invalid) = self.mapping(came.entity), came.encoded()
         earliest = min(one.requested_at for one in deliveries)
         if (
-            len(rows.ids) < len(entities)
+            invalid
+            or len(set(rows.ids)) < len(rows.ids)
             or self.removals.has_missing(connection, mapping.entity)
             or self.freshness.newer_fields(connection, mapping, rows.ids, earliest)
         ):
             return None
         if self.change_log.recording:  # it is when the last of them came that all are stored
             self.change_log.set_origin(connection, max(deliveries, key=_moved_at), dated=True)
-        self.quarantine.release(connection, ValidatedRows(mapping, groups))
-        self.removals.forget_parents(connection, mapping, groups, earliest)
+        self.quarantine.release(connection, ValidatedRows(mapping, [rows]))
+        self.removals.forget_parents(connection, mapping, [rows], earliest)
         self.freshness.advance_high_water(connection, mapping, max(one.requested_at for one in deliveries))
         self._write_loads(connection, mapping, rows, deliveries)
         self.full_text.flush(connection)
@@ -213,7 +209,7 @@ class TableWriter(Tables):
         connection.insert(*known_upsert(mapping, rows.names, covered), columns)
         if alone := _alone(mapping, rows, covered):
             for one in deliveries:
-                ids, at = [entity.id for entity in one.entities], one.requested_at
+                ids, at = cast("list[str]", ids_of(one.entities)), one.requested_at
                 self.freshness.record(connection, mapping, ids, alone, synced_at=at, recorded_at=at)
 
     @cached_property
@@ -598,13 +594,12 @@ def _likeness(delivery: Delivery) -> object:
 
     They bring a few rows of one entity, with the same fields, and come with no listing or feed.
     """
-    entities = delivery.entities
+    rows = delivery.entities
     if delivery.listing or delivery.changes or delivery.removed or delivery.also:
         return None
-    if type(entities) is MappedRows or not 0 < len(entities) < MANY:
+    if type(rows) is not MappedRows or not 0 < len(rows) < MANY:
         return None
-    shapes = {(type(one), *one._values) for one in entities}
-    return (delivery.sync, *shapes) if len(shapes) == 1 else None
+    return delivery.sync, rows.entity, rows.made, *rows.columns
 
 
 def _alone(mapping: TableMapping[Any], rows: EncodedRows, covered: Sequence[int]) -> list[str]:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.records import ended, running
+from bench.tasks import SOURCE, Thing
 from max.engine import SqliteEngine
 from max.model.delivery import Delivery, ListingPage, WriteResult, run_writes
 from max.model.entities import Entity, values_of
 from max.model.loaders import UnknownLoaders
+from max.model.mapping import by_column
 from max.model.query import Query
 from max.storage.database import Connection
 from max.storage.quarantine import quarantined
@@ -48,7 +52,7 @@ def deliveries(draw: st.DrawFn) -> list[Delivery]:
         names = draw(st.sampled_from([FIELDS[entity], FIELDS[entity], FIELDS[entity][:1], ()]))
         ids = draw(st.lists(st.sampled_from(IDS), min_size=1, max_size=2, unique=True))
         rows = [entity(id, **{name: draw(VALUES[name]) for name in names}) for id in ids]
-        found.append(Delivery(rows, float(at), received_at=at + 0.5, sync="s"))
+        found.append(Delivery(by_column(rows), float(at), received_at=at + 0.5, sync="s"))
     return found
 
 
@@ -129,8 +133,12 @@ async def on_a_store(body: Any) -> None:
 @pytest.mark.usefixtures("either")
 def test_a_row_that_is_invalid_is_kept_aside_with_its_own_time_and_the_others_are_stored() -> None:
     wrong: Any = 3
-    bad = Delivery([Person("b", name=wrong)], 20.0)
-    some = [Delivery([Person("a", name="x")], 10.0), bad, Delivery([Person("c", name="z")], 30.0)]
+    bad = Delivery(by_column([Person("b", name=wrong)]), 20.0)
+    some = [
+        Delivery(by_column([Person("a", name="x")]), 10.0),
+        bad,
+        Delivery(by_column([Person("c", name="z")]), 30.0),
+    ]
 
     async def body(database: Any, engine: SqliteEngine) -> None:
         writes = [engine.prepare_write(one) for one in some]
@@ -139,7 +147,7 @@ def test_a_row_that_is_invalid_is_kept_aside_with_its_own_time_and_the_others_ar
         assert [one.name for one in await engine.query(Person).order_by(Person.name).all()] == ["x", "z"]
         (kept,) = await database.read(quarantined)
         assert (kept.id, kept.at) == ("b", 20.0)
-        again = [engine.prepare_write(Delivery([Person(id, name="y")], 40.0)) for id in "bc"]
+        again = [engine.prepare_write(Delivery(by_column([Person(id, name="y")]), 40.0)) for id in "bc"]
         await database.transact(lambda connection: run_writes(connection, again))
         assert await database.read(quarantined) == []
 
@@ -149,7 +157,7 @@ def test_a_row_that_is_invalid_is_kept_aside_with_its_own_time_and_the_others_ar
 @pytest.mark.usefixtures("either")
 def test_a_value_that_was_requested_later_stays_whether_it_came_before_or_with_the_others() -> None:
     def posts(at: float, title: str, *ids: str) -> list[Delivery]:
-        return [Delivery([Post(id, title=title, team=None)], at) for id in ids]
+        return [Delivery(by_column([Post(id, title=title, team=None)]), at) for id in ids]
 
     async def body(database: Any, engine: SqliteEngine) -> None:
         together = [*posts(32, "w", "d"), *posts(40, "y", "c")]
@@ -169,7 +177,7 @@ def test_a_value_that_was_requested_later_stays_whether_it_came_before_or_with_t
 @pytest.mark.usefixtures("either")
 def test_each_row_has_a_change_of_when_the_last_of_them_came() -> None:
     some = [
-        Delivery([Person(id, name="x")], 10.0, received_at=at)
+        Delivery(by_column([Person(id, name="x")]), 10.0, received_at=at)
         for id, at in zip("abc", (30, 32, 31), strict=True)
     ]
 
@@ -185,7 +193,9 @@ def test_each_row_has_a_change_of_when_the_last_of_them_came() -> None:
 @pytest.mark.usefixtures("either")
 def test_the_statements_for_many_deliveries_are_few() -> None:
     def statements(number: int) -> int:
-        some = [Delivery([Post(str(n), title="x", team=None)], float(n)) for n in range(1, number + 1)]
+        some = [
+            Delivery(by_column([Post(str(n), title="x", team=None)]), float(n)) for n in range(1, number + 1)
+        ]
         run: list[str] = []
 
         def work(connection: Connection) -> None:
@@ -213,3 +223,26 @@ class Counting:
         if name in ("execute", "executemany", "execute_each", "insert"):
             self._run.append(name)
         return getattr(self._connection, name)
+
+
+def test_what_the_tasks_of_a_sync_bring_is_stored_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    each: list[Delivery] = []
+    write = TableWriter.write
+
+    def writes(self: TableWriter, connection: Connection, one: Delivery, **how: Any) -> WriteResult:
+        each.append(one)
+        return write(self, connection, one, **how)
+
+    monkeypatch.setattr(TableWriter, "write", writes)
+
+    async def main() -> int:
+        async with running(SOURCE, tmp_path / "data.db") as runtime:
+            await runtime.engine.store(*(Thing(f"t{number}") for number in range(50)))
+            each.clear()
+            await ended(await runtime.sync())
+            return len(await runtime.engine.query(Thing).all())
+
+    assert asyncio.run(main()) == 50
+    assert len(each) < 10
