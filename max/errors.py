@@ -678,9 +678,11 @@ class SyncRunning(SyncError):
 
     code = "sync.running"
 
-    def __init__(self, sync: str, owner: str) -> None:
+    def __init__(self, sync: str, owner: str, *, hint: str = "") -> None:
         self.sync, self.owner = sync, owner
-        hint = "wait for it, or end it with `max pause`; if that process is gone: `max resume --force`"
+        hint = (
+            hint or "wait for it, or end it with `max pause`; if that process is gone: `max resume --force`"
+        )
         super().__init__(f"sync {sync} is already running ({owner})", hint=hint, sync=sync, owner=owner)
 
 

@@ -148,7 +148,9 @@ def status_of(project: ProjectManager, info: InstallationInfo) -> InstallationSt
     """An installation's last sync and what it holds."""
     from ..query.health import health
 
-    found = with_schedules(project, contents_of(project, info))
+    found = with_schedules(project, contents_of(project, info))._replace(work=project.work(info))
+    if found.work is not None:
+        found = found._replace(workers=project.workers())
     found = found._replace(health=health(project.database(info), info, now=time.time()))
     if found.state is None:
         return found

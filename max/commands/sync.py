@@ -172,8 +172,10 @@ def asked(options: Options, project: ProjectManager, info: InstallationInfo) -> 
         project.ask(info, what)
     workers = project.workers()
     data = {"installation": str(info), "asked": True, "workers": workers}
-    notes = [] if workers else ["no worker is there to begin it; start one: max worker"]
-    return options.answer(data, lambda: [f"asked for a sync of {info}: {counted(workers, 'worker')}"], notes)
+    note = "no worker is there to begin it; start one: max worker"
+    if workers:
+        note = f"the next of {counted(workers, 'worker')} with room begins it; see: max status {info}"
+    return options.answer(data, lambda: [f"asked for a sync of {info}"], [note])
 
 
 def check_names(options: Options, resolver: Resolver) -> None:
@@ -347,7 +349,8 @@ async def opened(
     """
     asked = console().environment
     here = recording is not None or options.direct or asked.get("MAX_DAEMON") == "0"
-    folder = None if here or any(map(asked.get, OTHER_CODE)) else DaemonFolder.if_any(folder_of(project))
+    has_one = project.root is not None and not here and not any(map(asked.get, OTHER_CODE))
+    folder = DaemonFolder.if_any(folder_of(project)) if has_one else None
     if folder is None or not folder.has_socket():
         yield Project(project)
         return

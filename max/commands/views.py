@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ..model.health import InstallationHealth
     from ..model.schedules import ScheduleStatus
     from ..model.tasks import Failure, SyncResult, SyncRun
+    from ..projects.manager import InstallationWork
     from ..query.reader import SyncState
     from .move_view import Moving
 
@@ -51,6 +52,7 @@ INSTALLATION_STATUS = (
     "lastSync",
     "unfinished",
     "waiting",
+    "work",
     "schedules",
     "health",
     "moving",
@@ -102,7 +104,8 @@ class InstallationStatus(NamedTuple):
     ``waiting``: until when all tasks of a running sync wait, and how many they are; ``reason``: why.
     ``state`` is None when there is no database at ``path`` yet, or ``damaged`` one; ``size`` is that of
     its file, in bytes.  ``idle`` says why its schedules are not followed.  ``health`` is None where it
-    was not asked for, ``moving`` when it is not being moved elsewhere.
+    was not asked for, ``moving`` when it is not being moved elsewhere.  ``work`` is what
+    ``workers`` have to do for it, None where there can be none.
     """
 
     info: InstallationInfo
@@ -118,6 +121,8 @@ class InstallationStatus(NamedTuple):
     idle: str = ""
     health: InstallationHealth | None = None
     moving: Moving | None = None
+    work: InstallationWork | None = None
+    workers: int = 0
 
     def brief(self, now: float) -> list[str]:
         """Its status in a word, when it was last synced as a whole, its rows and the size of its file."""
@@ -161,6 +166,13 @@ class InstallationStatus(NamedTuple):
             known["health"] = {n: v for n, v in health_json(self.health).items() if n in HEALTH}
         if self.moving is not None:
             known["moving"] = self.moving.to_json()
+        if self.work is not None:
+            known["work"] = {
+                "asked": self.work.asked,
+                "worker": self.work.worker,
+                "problem": self.work.problem,
+                "nextAt": iso_time(self.work.next_at),
+            }
         if self.schedules:
             from .schedule_view import schedule_json
 
@@ -179,14 +191,15 @@ def status_text(
     if last is None and status.moving:
         return lines
     if last is None:
-        return [*lines, f"  never synced; start with: max sync {info}", *_schedule_lines(status, now)]
+        begin = _work_lines(status, now) or [f"  never synced; start with: max sync {info}"]
+        return [*lines, *begin, *_schedule_lines(status, now)]
     when = ago(last.finished_at or last.started_at, now)
     lines.append(f"  last sync   {paint.status(last.status)}, {when} ({last.id})")
     if status.waiting is not None:
         due, tasks = status.waiting
         lines.append(f"  waiting     until {until(due, now)}, {counted(tasks, 'task')}")
         lines += [f"              {sanitize(status.reason)}"] if status.reason else []
-    lines += _health_lines(status, now, paint)
+    lines += [*_work_lines(status, now), *_health_lines(status, now, paint)]
     if last.failed:
         lines.append(f"  failures    {number(last.failed)}; list them with: max runs show {last.id}")
     if status.unfinished and last.status != "running":
@@ -204,6 +217,22 @@ def _health_lines(status: InstallationStatus, now: float, paint: Paint) -> list[
     return [f"  health      {health_words(status.health, now, paint)}"]
 
 
+def _work_lines(status: InstallationStatus, now: float) -> list[str]:
+    """Which process syncs it, and why none does that should."""
+    work = status.work
+    if work is None:
+        return []
+    lines = [f"  worker      {sanitize(work.worker)}"] if work.worker else []
+    if work.problem:
+        lines.append(f"  problem     {sanitize(work.problem)}")
+        again = f"tried again at {until(work.next_at, now)}" if work.next_at and not work.worker else ""
+        lines.append(f"{'':{INDENT}}{again and f'{again}; '}at once with: max sync {status.info} --ask")
+    if work.asked:
+        begins = "begins when a worker has room" if status.workers else "start a worker: max worker"
+        lines.append(f"  asked       for a sync; {begins}")
+    return lines
+
+
 def _schedule_lines(status: InstallationStatus, now: float) -> list[str]:
     """When the next syncs begin by themselves, and why not."""
     if not status.schedules:
@@ -215,7 +244,7 @@ def _schedule_lines(status: InstallationStatus, now: float) -> list[str]:
 
 
 def _data_lines(status: InstallationStatus, width: int | None) -> list[str]:
-    """The rows by entity, those with most first, and the file that has them."""
+    """The rows by entity, those with most first, and where they are."""
     most = sorted(status.rows.items(), key=lambda pair: -pair[1])
     parts = [f"{number(count)} {name}" for name, count in most if count]
     total = counted(sum(status.rows.values()), "row")
@@ -224,9 +253,10 @@ def _data_lines(status: InstallationStatus, width: int | None) -> list[str]:
     if len(parts) > 1:
         lines += [" " * INDENT + line for line in (first, *more)]
     if status.path:
-        near = relpath(status.path)
-        path = status.path if near.startswith("..") else near
-        lines.append(f"  file        {sanitize(path)} ({file_size(status.size)})")
+        is_file = "://" not in status.path
+        near = relpath(status.path) if is_file else ".."
+        path = sanitize(status.path if near.startswith("..") else near)
+        lines.append(f"  {'file' if is_file else 'database':<10}  {path} ({file_size(status.size)})")
     return lines
 
 

@@ -39,7 +39,7 @@ from ..storage.postgres import PostgresDatabase, pool_of, translated
 from ..storage.postgres_project import StoredInstallation
 from .connectors import ProjectConnectors
 from .database_credentials import DatabaseCredentials, sealed
-from .manager import MovedInstallation, ProjectManager, move_is_running, name_of
+from .manager import InstallationWork, MovedInstallation, ProjectManager, move_is_running, name_of
 
 if TYPE_CHECKING:
     from ..connector import Connector
@@ -373,6 +373,21 @@ class ProjectDatabase(ProjectManager):
             if not connection.dialect.columns(connection, "worker"):
                 return 0  # an older Max has made the project
             return int(connection.execute(WORKERS.format(worker="worker")).fetchone()[0])
+
+    def work(self, info: InstallationInfo) -> InstallationWork | None:
+        """What workers have to do for an installation; nothing is made or changed."""
+        from ..storage.leases import describe_worker
+        from ..storage.postgres_work import WANTED
+
+        with self._reading() as connection:
+            has_work = bool(connection.dialect.columns(connection, "work"))
+            found = (
+                connection.execute(WANTED.format(work="work"), (info.id,)).fetchone() if has_work else None
+            )
+        if found is None:
+            return None
+        asked, owner, problem, next_at = found
+        return InstallationWork(asked, owner and describe_worker(owner), problem, next_at)
 
     def wake(self, info: InstallationInfo) -> None:
         """Have a worker look at an installation at once."""

@@ -283,6 +283,9 @@ class ProjectFolder(ProjectManager):
         """0: a folder needs none."""
         return 0
 
+    def work(self, info: InstallationInfo) -> None:
+        """None: a folder has no workers."""
+
     def wake(self, info: InstallationInfo) -> None:
         """Nothing: the schedulers of this machine look at schedules by themselves."""
 

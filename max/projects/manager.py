@@ -40,6 +40,20 @@ class MovedInstallation(NamedTuple):
     secrets: StoredSecrets
 
 
+class InstallationWork(NamedTuple):
+    """What workers have to do for an installation.
+
+    ``asked``: a sync was asked for that has not begun; ``worker``: the process that has its lease now;
+    ``problem``: why its work could not begin, of late; ``next_at``: when it is looked at again, in seconds
+    since the epoch by the server's clock, None: when something is asked for.
+    """
+
+    asked: bool
+    worker: str | None
+    problem: str | None
+    next_at: float | None
+
+
 class ProjectManager(Protocol):
     """The installations of one project.  Safe beside other threads and processes."""
 
@@ -135,6 +149,9 @@ class ProjectManager(Protocol):
 
     def workers(self) -> int:
         """How many workers live, on any host, that do its syncs."""
+
+    def work(self, info: InstallationInfo) -> InstallationWork | None:
+        """What workers have to do for an installation; None where there are none."""
 
     def wake(self, info: InstallationInfo) -> None:
         """Have a worker look at an installation, where there are some: a schedule of it was changed."""

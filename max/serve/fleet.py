@@ -291,5 +291,6 @@ async def asked(runtime: InstallationRuntime, what: Any) -> Sync:
 def message_of(error: Exception) -> str:
     """Why work could not begin, in one line."""
     if isinstance(error, MaxError):
-        return f"{error.message} ({error.hint})" if error.hint else error.message
+        hint = "; ".join(map(str.strip, error.hint.splitlines()))
+        return f"{error.message} ({hint})" if hint else error.message
     return f"{type(error).__name__}: {error}"

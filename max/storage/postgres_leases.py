@@ -26,6 +26,10 @@ from .sync_log import take_over, unfinished_runs
 AT_ONCE = 0.0  # when an installation is due that a worker is to look at
 LOOK = 0.2  # seconds between two looks at a lease that is about to be given back
 GRACE = LEASE + 2 * BEAT  # seconds to wait for one with which no sync runs: its process may be dead
+WATCH = (
+    "watch it with `max status {name}`, or end it with `max pause {name}`;"
+    " `max sync {name} --ask` wants another one after it"
+)
 
 log = logger("leases")
 
@@ -192,7 +196,7 @@ class PostgresLease(SyncLease):
             running = None if gone else await self._database.read(_running)
             if running is not None or time.monotonic() > until:
                 sync = running.id if running is not None else f"of {self._info}"
-                raise SyncRunning(sync, describe_worker(other))
+                raise SyncRunning(sync, describe_worker(other), hint=WATCH.format(name=self._info))
             await asyncio.sleep(0 if gone else LOOK)
         return claim
 

@@ -111,6 +111,11 @@ ASK = f"""
            due = CASE WHEN owner IS NULL THEN least(due, {NOW}) ELSE due END
      WHERE installation = ?
 """
+WANTED = f"""
+    SELECT asked IS NOT NULL, CASE WHEN due > {NOW} THEN owner END, problem,
+           CASE WHEN owner IS NULL THEN due END
+      FROM {{work}} WHERE installation = ?
+"""
 ASKED = "SELECT asked, problem FROM {work} WHERE installation = ?"
 NEXT = f"SELECT min(due), {NOW} FROM {{work}} WHERE due IS NOT NULL AND NOT installation = ANY (?)"
 SHOW_WORKER = f"""

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from max_connectors.acme_service import Service, Settings
 
+from max.model.values import Json
 from max.projects.database import ProjectDatabase
 from max.storage.postgres import PostgresDatabase
 from tests.command_line import Cli, running
+from tests.contract.places import drop_project
 from tests.fleets import Fleet, Sources, Worker, fleet, wait_until
-from tests.postgres_server import server, shared_url
+from tests.postgres_server import new_schema, server, shared_url
 
 pytestmark = pytest.mark.postgres
 NAMES = [f"n{number}" for number in range(6)]
@@ -30,6 +35,15 @@ def busy(one: Fleet, sources: Sources, *, of: str = "") -> Worker | None:
         if is_running and sources.served(name) >= 3 and one.status(name) == "running" and one.in_flight(name):
             return owner
     return None
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Runs a command in an empty folder."""
+    monkeypatch.setenv("MAX_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("MAX_DATABASE", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return running(capsys)
 
 
 class TestFleet:
@@ -79,15 +93,59 @@ class TestFleet:
             assert [one.table.leased_by(id) for id in one.ids.values()] == [None] * len(NAMES)
 
 
+class Stuck(Service):
+    """A service that answers a few requests, and then no more."""
+
+    answered = 0
+
+    async def answer(self, method: str, path: str, query: Mapping[str, str], body: Json = None) -> Json:
+        """Wait for ever after the first ones."""
+        self.answered += 1
+        if self.answered > 5:
+            await asyncio.Event().wait()
+        return await super().answer(method, path, query, body)
+
+
+class TestAWorkerAtWork:
+    """What other processes say of it."""
+
+    def test_who_syncs_what_is_asked_for_and_what_cannot_begin_is_said(
+        self, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        schema = new_schema().replace("_", "x")
+        monkeypatch.setenv("MAX_DATABASE", f"{shared_url()}#{schema}")
+        endless = Sources(["held"], **SIZE)
+        endless.services["held"] = Stuck(Settings(**SIZE))
+        with endless as sources, fleet(os.environ["MAX_DATABASE"], tmp_path, sources.urls) as one:
+            try:
+                unknown = one.project.add("nope", "default", {}, {}, now=1.0)
+                for id in (one.ids["held"], unknown.id):
+                    one.table.ask(id, {})
+                owner = f"process {one.work().pid} on "
+                wait_until(lambda: one.status("held") == "running", "it syncs")
+                monkeypatch.setenv("MAX_KEY", one.environment["MAX_KEY"])
+                refused = cli("sync", "acme:held", "--json")
+                assert (refused.status, refused.error["code"]) == (1, "sync.running")
+                assert owner in refused.error["message"]
+                assert "max status acme:held" in refused.error["hint"]
+                asked = cli("sync", "acme:held", "--ask")
+                assert "next of 1 worker with room begins it; see: max status acme:held" in asked.err
+                wait_until(lambda: getattr(one.project.work(unknown), "problem", ""), "it has failed")
+                said = cli("status").out
+                assert f"  worker      {owner}" in said
+                assert f"  database    {one.server.partition('?')[0]}" in said
+                assert "  asked       for a sync; begins when a worker has room" in said
+                assert "  problem     unknown connector 'nope'" in said
+                assert "at once with: max sync nope:default --ask" in said
+                held, _ = cli("status", "-o", "json").data["data"]
+                assert (held["work"]["asked"], held["work"]["problem"]) == (True, None)
+            finally:
+                one.end()
+                drop_project(shared_url(), schema)
+
+
 class TestTheCommand:
     """What `max worker` and `max sync --ask` say where they cannot work."""
-
-    @pytest.fixture
-    def cli(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-        monkeypatch.setenv("MAX_HOME", str(tmp_path / "home"))
-        monkeypatch.delenv("MAX_DATABASE", raising=False)
-        monkeypatch.chdir(tmp_path)
-        return running(capsys)
 
     def test_a_project_in_a_folder_has_no_workers(self, cli: Cli) -> None:
         cli("sync", "acme:default")
