@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from ..errors import DaemonRunning, UsageError
+from ..errors import DaemonRunning, MoveRefused, UsageError
 from .console import console
 from .framework import Answer, Options, table
 from .parser import Parser
@@ -100,14 +100,23 @@ def _undone(options: Options, project: ProjectManager, chosen: Sequence[Installa
 
     if options.to or options.plan:
         raise UsageError("--undo goes alone", hint="max move [INSTALLATION] --undo")
-    back = []
+    back, notes, refused = list[str](), list[str](), list[MoveRefused]()
     for info in project.installations() if chosen is None else chosen:
         mark = moving_to(project, info)
-        if mark is not None:
-            undo(project, info, mark, unopened(mark.target))
+        if mark is None:
+            continue
+        try:
+            if not undo(project, info, mark, unopened(mark.target)):
+                left = f"what was copied to {mark.target} cannot be reached, and stays there"
+                notes.append(f"{left}, under a name with {info.id}")
             back.append(str(info))
+        except MoveRefused as error:
+            refused.append(error)
+    if refused and not back:
+        raise refused[0]
+    notes += [error.render() for error in refused]
     words = [f"{name} stays where it is" for name in back] or ["nothing is being moved"]
-    return options.answer({"stays": back}, lambda: words)
+    return options.answer({"stays": back}, lambda: words, notes, 3 if refused else 0)
 
 
 def _refuse_daemon(project: ProjectManager) -> None:

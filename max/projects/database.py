@@ -545,17 +545,20 @@ class ProjectDatabase(ProjectManager):
         if one.secrets.secrets:
             self._all_keys()
         if self._main.is_there():
-            with self._reading() as connection:
+            with self._main.reader() as connection, translated(self._main.label):
+                rows.refuse_others(connection)
                 self._check_arrival(connection, one.info)
 
     def _check_arrival(self, connection: Connection, info: InstallationInfo) -> None:
-        known, place = rows.installations(connection), self._place(info)
+        known = rows.installations(connection) if rows.is_made(connection) else []
+        place = self._place(info)
         _free_name(known, info.connector, info.name)
         if any(one.id == info.id for one in known):
             raise MoveRefused(f"{self._shown} has an installation with the id {info.id} already")
         if rows.has_schema(connection, place):
             raise MoveRefused(
-                f"the schema {place} is there already: data that was kept when {info} was disconnected",
+                f"the schema {place} is there already: data that was kept when {info} was disconnected,"
+                " or another program's",
                 hint="rename or drop it, and move again",
             )
 

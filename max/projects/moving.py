@@ -24,8 +24,8 @@ nowhere else in between.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,6 +45,8 @@ from ..storage.move_mark import Mark, mark_of, note_handing_over
 from ..storage.moves import CopiedTable
 from .kept_contents import contents_of, copy_contents, count_contents
 from .manager import ProjectManager
+
+GO_ON = "nothing is lost, and the same max move goes on; to write here again: max move INSTALLATION --undo"
 
 
 class MoveProgress(NamedTuple):
@@ -121,7 +123,11 @@ class Move:
             project.refuse_foreign()
         if self._whole and (problems := self._source.problems()):
             raise problems[0]
-        return [self._planned(info) for info in self._chosen]
+        planned = []
+        for info in self._chosen:
+            with _of(info):
+                planned.append(self._planned(info))
+        return planned
 
     def _planned(self, info: InstallationInfo) -> Planned:
         database, tables = self._source.database(info), list[CopiedTable]()
@@ -171,17 +177,36 @@ class Move:
         named = self._chosen[0] if len(self._chosen) == 1 and not self._whole else ""
         names = [str(one.info) for one in planned]
         with self._source.audited("move", named, to=self._target.address, moved=names):
-            for one in coming:
-                with self._source.writable_database(one.info).writer() as connection:
-                    moves.freeze(connection, self._target.address, whole=self._whole)
-            for one in coming:
-                self._copy(one, tell)
-            self._hand_over(planned, coming)
+            self._freeze(coming)
+            try:
+                for one in coming:
+                    with _of(one.info):
+                        self._copy(one, tell)
+                self._hand_over(planned, coming)
+            except MaxError as error:
+                error.hint = "; ".join(filter(None, [error.hint, GO_ON]))
+                raise
         carried = self._whole and self._carry_audit()
         for one in planned if carried else coming:
             record(self._target, "move", one.info, source=self._source.address)
         self._places.done()
         return planned
+
+    def _freeze(self, coming: Sequence[Planned]) -> None:
+        """Let none of them be written any more; when that cannot be, those that could be still can."""
+        frozen: list[InstallationInfo] = []
+        try:
+            for one in coming:
+                with _of(one.info), self._source.writable_database(one.info).writer() as connection:
+                    was_frozen = mark_of(connection) is not None
+                    moves.freeze(connection, self._target.address, whole=self._whole)
+                if not was_frozen:
+                    frozen.append(one.info)
+        except BaseException:
+            for info in frozen:
+                with suppress(MaxError):
+                    _let_go(self._source, info)
+            raise
 
     def _copy(self, one: Planned, tell: Tell) -> None:
         """Copy the data and the contents of an installation, and compare them."""
@@ -275,6 +300,16 @@ def _own_connector(project: ProjectManager, info: InstallationInfo) -> Path | No
     return None
 
 
+@contextmanager
+def _of(info: InstallationInfo) -> Iterator[None]:
+    """An error says of which installation it is."""
+    try:
+        yield
+    except MaxError as error:
+        error.locate(str(info))
+        raise
+
+
 # -- taking it back ----------------------------------------------------------------------------
 
 
@@ -285,29 +320,37 @@ def moving_to(project: ProjectManager, info: InstallationInfo) -> Mark | None:
     return None
 
 
-def undo(project: ProjectManager, info: InstallationInfo, mark: Mark, target: ProjectManager) -> None:
-    """Let an installation stay where it is, and remove what was copied.
+def undo(project: ProjectManager, info: InstallationInfo, mark: Mark, target: ProjectManager) -> bool:
+    """Let an installation stay where it is, and remove what was copied; False when that cannot be reached.
 
     MoveRefused when the target has it already, or while another process moves something out of the project;
     an error when that cannot be found out.
     """
     with project.moving_alone():
-        _undo(project, info, mark, target)
+        return _undo(project, info, mark, target)
 
 
-def _undo(project: ProjectManager, info: InstallationInfo, mark: Mark, target: ProjectManager) -> None:
+def _undo(project: ProjectManager, info: InstallationInfo, mark: Mark, target: ProjectManager) -> bool:
     if mark.handing_over and any(one.id == info.id for one in target.installations()):
         raise MoveRefused(
             f"{info} is in {mark.target} already",
             hint="run the same max move again: what is left here is removed",
         )
-    database = project.writable_database(info)
     renewal = project.credentials(info).blocking_renewal_lock()  # a move holds it when it removes
     with renewal, project.audited("move.undo", info, to=mark.target):
-        with database.writer() as connection:
-            moves.thaw(connection)
-            is_empty = not moves.survey(connection)
-        if is_empty:  # it was never synced
-            database.delete()
-        with suppress(MaxError):  # a copy that cannot be reached is in no one's way
+        _let_go(project, info)
+        try:
             target.drop_arriving(info)
+        except MaxError:
+            return False
+    return True
+
+
+def _let_go(project: ProjectManager, info: InstallationInfo) -> None:
+    """Let an installation be written again."""
+    database = project.writable_database(info)
+    with database.writer() as connection:
+        moves.thaw(connection)
+        is_empty = not moves.survey(connection)
+    if is_empty:  # it was never synced
+        database.delete()

@@ -11,8 +11,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from ..errors import ProjectError
 from ..model.values import Json
-from .catalogue import has_part, migrate
+from .catalogue import has_part, is_catalogued, migrate
 from .database import Connection, decoding, quoted
 from .postgres import EXISTS, lock_number
 from .postgres import translated as translated
@@ -92,8 +93,23 @@ class SealedSecret(NamedTuple):
 
 
 def make(connection: Connection) -> None:
-    """Bring the project's tables to the newest version; StorageNewer when a newer Max made them."""
+    """Bring the project's tables to the newest version; StorageNewer when a newer Max made them.
+
+    ProjectError as of ``refuse_others``.
+    """
+    refuse_others(connection)
     migrate(connection, OWNER, MIGRATIONS)
+
+
+def refuse_others(connection: Connection) -> None:
+    """ProjectError when the schema is another program's; an empty one is not."""
+    others = [] if is_catalogued(connection) else connection.dialect.objects(connection)
+    if others:
+        (schema,) = connection.execute("SELECT current_schema()").fetchone()
+        raise ProjectError(
+            f"the schema {schema} is another program's: it has the {others[0][0]} {others[0][1]}",
+            hint="name another one behind the URL, such as #crm: postgresql://USER@HOST/DATABASE#crm",
+        )
 
 
 def is_made(connection: Connection) -> bool:

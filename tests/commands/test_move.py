@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from max.errors import ProjectError
 from max.installations.trust import record_allowed
 from max.projects import folder as project_folder
 from max.projects import moving
@@ -98,7 +100,10 @@ def test_what_is_being_moved_can_be_read_is_not_synced_and_can_be_taken_back(cli
     refused = cli("sync", "acme", "-o", "json")
     assert (refused.status, refused.error["code"]) == (1, "storage.moving")
     assert "max move INSTALLATION --undo" in refused.error["hint"]
-    assert cli("move", "--undo").out == "acme:default stays where it is\n"
+    undone = cli("move", "--undo")
+    assert undone.out == "acme:default stays where it is\n"
+    unreachable = f"what was copied to {target} cannot be reached, and stays there"
+    assert (unreachable in undone.err) == target.startswith("postgresql")
     assert cli("sync", "acme").status == 0
     assert cli("move", "--undo").out == "nothing is being moved\n"
 
@@ -179,6 +184,29 @@ def test_of_two_moves_one_wins_and_status_says_what_is_being_moved_and_what_was_
         assert cli("move", "--to", ".", "-q").status == 0
         PostgresDatabase(shared_url(), schema).delete()
         PostgresDatabase(shared_url(), f"{schema}_audit").delete()
+
+
+def test_what_was_not_handed_over_is_taken_back_and_the_rest_is_named(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, admit = ProjectFolder.find("."), ProjectFolder._admit
+    here.add("acme", "b", {}, {}, now=1e9)
+
+    def admitting(self: ProjectFolder, one: Any, staged: Path) -> None:
+        if one.info.name == "default":
+            raise ProjectError("the disk is full")
+        admit(self, one, staged)
+
+    monkeypatch.setattr(ProjectFolder, "_admit", admitting)
+    run = cli("move", "--to", "../there")
+    assert (run.status, "max move INSTALLATION --undo" in run.err) == (1, True)
+    run = cli("move", "--undo")
+    assert (run.status, run.out) == (3, "acme:default stays where it is\n")
+    assert re.search(r"acme:b is in .*/there already", run.err)
+    assert cli("sync", "acme:default").status == 0
+    again = cli("move", "--undo")
+    assert (again.status, "acme:b is in" in again.err) == (1, True)
+    monkeypatch.undo()
 
 
 def test_what_a_killed_move_has_left_behind_is_named_with_the_way_to_remove_it(

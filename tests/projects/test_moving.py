@@ -25,8 +25,10 @@ from max.errors import (
     MoveRefused,
     ProjectError,
     StorageError,
+    StorageFull,
     StorageMoving,
     StorageNewer,
+    StorageReadOnly,
     StorageUnreachable,
     SyncRunning,
     UsageError,
@@ -42,8 +44,8 @@ from max.projects.folder import ProjectFolder
 from max.projects.manager import ProjectManager
 from max.projects.moving import moving_to, undo
 from max.projects.opening import find_project, move_of, unopened
+from max.storage import moves, sqlite
 from max.storage import postgres as postgres_module
-from max.storage import sqlite
 from max.storage.move_mark import Mark
 from max.storage.postgres import PostgresDatabase
 from max.sync.kept_files import KeptFiles
@@ -436,6 +438,94 @@ def test_a_disk_that_is_full_leaves_everything_where_it_was(home: Path, tmp_path
     assert project_at(tmp_path / "target").installations() == []
     moved(folder_at(home), tmp_path / "target", "acme:default")
     assert data_of(project_at(tmp_path / "target")) == data
+
+
+@pytest.mark.postgres
+def test_a_server_that_may_only_be_read_or_whose_schema_is_another_programs_is_refused(
+    home: Path, url: str
+) -> None:
+    server, _, schema = url.partition("#")
+    only = f"{server}&options=-cdefault_transaction_read_only%3Don#{schema}"
+    refused(home, only, StorageReadOnly, "read-only transaction")
+    with PostgresDatabase(server, schema).writer() as connection:
+        connection.execute("CREATE TABLE theirs (a INTEGER)")
+    refused(home, url, ProjectError, f"the schema {schema} is another program's: it has the table theirs")
+    for refusing in (
+        move_of(folder_at(home), url, None).plan,
+        lambda: ProjectDatabase.open(url, create=True),
+    ):
+        with pytest.raises(ProjectError, match="is another program's"):
+            refusing()
+    with PostgresDatabase(server, schema).writer() as connection:
+        connection.execute("DROP TABLE theirs")
+    assert len(moved(folder_at(home), url)) == 2  # a schema that the server's operator has made
+
+
+@pytest.mark.postgres
+def test_a_server_whose_disk_becomes_full_says_so_and_the_move_goes_on_later(
+    home: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, data, prepare = folder_at(home), data_of(folder_at(home)), moves.prepare
+
+    def preparing(source: Any, target: Any, tables: Any) -> None:
+        prepare(source, target, tables)
+        raises = "RAISE EXCEPTION 'could not extend file' USING ERRCODE = '53100'"
+        made = f"RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {raises}; END $$"
+        target.execute(f"CREATE FUNCTION full_disk() {made}")
+        each = "BEFORE INSERT ON _acme_task FOR EACH ROW EXECUTE FUNCTION full_disk()"
+        target.execute(f"CREATE TRIGGER full_disk {each}")
+
+    with monkeypatch.context() as full:
+        full.setattr(moves, "prepare", preparing)
+        with pytest.raises(StorageFull, match=r"^acme:default: .*could not extend file") as caught:
+            moved(here, url, "acme:default")
+    assert "the same max move goes on; to write here again: max move INSTALLATION --undo" in caught.value.hint
+    info = here.target("acme:default")
+    assert data_of(here) == data
+    there = unopened(url)
+    assert there.installations() == []
+    with there.arriving(info).writer() as connection:
+        connection.execute("DROP FUNCTION full_disk CASCADE")
+    assert moved(here, url, "acme:default") == ["acme:default"]
+    assert data_of(there) == data
+
+
+def test_when_one_of_several_cannot_be_frozen_all_can_be_written_as_before(
+    home: Path, tmp_path: Path
+) -> None:
+    """Its disk has no room for the note of the move."""
+    here, (soft, hard) = folder_at(home), resource.getrlimit(resource.RLIMIT_FSIZE)
+    chosen = [here.target("acme:other"), here.target("acme:default")]
+    move = move_of(here, str(tmp_path / "there"), chosen)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (90_000, hard))
+    try:
+        with pytest.raises(StorageError, match=r"^acme:default: "):
+            move.run()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [moving_to(here, info) for info in chosen] == [None, None]
+    assert not here.has_data(chosen[0])
+    assert move_of(here, str(tmp_path / "there"), chosen).run()
+
+
+def test_one_of_many_that_fails_is_named_and_all_stay_until_the_move_goes_on(
+    home: Path, tmp_path: Path
+) -> None:
+    here, names = folder_at(home), [f"acme:{name}" for name in ("a", "b", "c", "default", "other")]
+    for name in "abc":
+        here.add("acme", name, {}, {}, now=NOW)
+    asyncio.run(KeptFiles(home / ".max/installations/acme/b/files").keep(b"content"))
+    (file,) = (home / ".max/installations/acme/b/files").glob("*/*")
+    file.write_bytes(b"damaged")
+    words = f"^acme:b: the content {file.name} is not what its name says"
+    with pytest.raises(MoveRefused, match=words) as caught:
+        moved(here, tmp_path / "there")
+    assert "the same max move goes on" in caught.value.hint
+    assert [str(info) for info in here.installations()] == names
+    assert folder_at(tmp_path / "there").installations() == []
+    file.write_bytes(b"content")
+    assert moved(here, tmp_path / "there") == names
+    assert [str(info) for info in folder_at(tmp_path / "there").installations()] == names
 
 
 # -- a move that was not finished
