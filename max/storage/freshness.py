@@ -93,9 +93,9 @@ EXPIRE_RECORDS = """
      WHERE entity = :entity AND recorded_at <= :at AND field IN {set:fields}
 """
 ADVANCE_HIGH_WATER = """
-    INSERT INTO _max_high_water (entity, requested_at) VALUES (:entity, :at)
+    INSERT INTO _max_high_water (entity, requested_at) VALUES (:entity, :latest)
     ON CONFLICT (entity) DO UPDATE SET requested_at = excluded.requested_at
-     WHERE excluded.requested_at >= _max_high_water.requested_at
+     WHERE :at >= _max_high_water.requested_at
     RETURNING requested_at
 """
 LATEST_REQUEST = """
@@ -189,9 +189,14 @@ class Freshness(RenameOwner):
             values["ids"] = connection.dialect.array(ids)
             connection.execute(mapping.sql(KEEP.format(synced=mapping.synced(name, "t"))), values)
 
-    def advance_high_water(self, connection: Connection, mapping: TableMapping[Any], at: float) -> bool:
-        """Record the time of a request for an entity; whether none is later."""
-        values = {"entity": mapping.entity.__name__, "at": at}
+    def advance_high_water(
+        self, connection: Connection, mapping: TableMapping[Any], at: float, latest: float | None = None
+    ) -> bool:
+        """Record the time of a request for an entity, or, when none is later, that of the ``latest`` of some.
+
+        Whether none is later than ``at``.
+        """
+        values = {"entity": mapping.entity.__name__, "at": at, "latest": at if latest is None else latest}
         return connection.execute(ADVANCE_HIGH_WATER, values).fetchone() is not None
 
     def invalidate(
@@ -419,14 +424,22 @@ class Freshness(RenameOwner):
     # -- responses out of order -----------------------------------------------------------
 
     def newer_fields(
-        self, connection: Connection, mapping: TableMapping[Any], ids: Iterable[str], at: float
+        self,
+        connection: Connection,
+        mapping: TableMapping[Any],
+        ids: Iterable[str],
+        at: float,
+        latest: float | None = None,
     ) -> dict[str, frozenset[str] | None]:
         """The fields of these rows that a request after ``at`` has brought already.
 
-        None in place of the fields: the row was removed by a later response.
+        None in place of the fields: the row was removed by a later response.  The rows come by requests from
+        ``at`` to ``latest``.
         """
-        if self.advance_high_water(connection, mapping, at):
+        if self.advance_high_water(connection, mapping, at, latest):
             return {}
+        if latest is not None:
+            self.advance_high_water(connection, mapping, latest)
         values = {"at": at, "entity": mapping.entity.__name__, "ids": connection.dialect.array(ids)}
         rows = connection.execute(self._rows_with_newer(connection, mapping), values).fetchall()
         found: dict[str, frozenset[str] | None] = {id: None for id, removed in rows if removed}

@@ -188,6 +188,7 @@ class SyncTransaction:
         self._ended: list[EndedTask] = []
         self._containers: set[int] = set()  # tasks that may have been waiting for the last child
         self._stored: list[WriteResult] = []
+        self.has_ended = False  # the sync, by what was followed up
 
     def read_sync(self) -> tuple[Status, SyncCommand, str | None]:
         """The stored status, the command and the worker; NotFound."""
@@ -417,6 +418,7 @@ class SyncTransaction:
             self._start_dependents(ended)
             self._count_down(ended)
             if any(one.parent is None for one in ended):
+                self.has_ended = True
                 finish_sync(self.connection, self.sync, self._final_status(), now=self.now)
             self._end_containers()
 

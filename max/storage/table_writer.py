@@ -172,19 +172,19 @@ class TableWriter(Tables):
         """
         came = joined_rows([cast("MappedRows[Entity]", one.entities) for one in deliveries])
         mapping, (rows, invalid) = self.mapping(came.entity), came.encoded()
-        earliest = min(one.requested_at for one in deliveries)
+        times = [one.requested_at for one in deliveries]
+        earliest = min(times)
         if (
             invalid
             or len(set(rows.ids)) < len(rows.ids)
             or self.removals.has_missing(connection, mapping.entity)
-            or self.freshness.newer_fields(connection, mapping, rows.ids, earliest)
+            or self.freshness.newer_fields(connection, mapping, rows.ids, earliest, max(times))
         ):
             return None
         if self.change_log.recording:  # it is when the last of them came that all are stored
             self.change_log.set_origin(connection, max(deliveries, key=_moved_at), dated=True)
         self.quarantine.release(connection, ValidatedRows(mapping, [rows]))
         self.removals.forget_parents(connection, mapping, [rows], earliest)
-        self.freshness.advance_high_water(connection, mapping, max(one.requested_at for one in deliveries))
         self._write_loads(connection, mapping, rows, deliveries)
         self.full_text.flush(connection)
         return [WriteResult({mapping.entity.__name__: len(one.entities)}) for one in deliveries]

@@ -153,8 +153,8 @@ class SqliteTaskStore(TaskStore):
             transaction.add_counts(requests)
             transaction.follow_up()
             transaction.beat(worker)
-            status, command, _ = transaction.read_sync()
-            if status.final:
+            if transaction.has_ended:
+                status, command, _ = transaction.read_sync()
                 note_health(connection, now=now)
             if status is not Status.RUNNING or command is not SyncCommand.RUN:
                 return SettleResult(outcomes, (), status, command)
