@@ -22,7 +22,7 @@ from ..storage.database import Database
 from ..storage.kept_files import Content, Contents
 
 BLOCK = 1 << 20  # bytes of a file that are read at a time
-PAGE = 500  # contents that are compared at a time
+PAGE = 100  # contents that are compared at a time: a server reads all bytes of so many in one statement
 TOGETHER = 8 * 2**20  # bytes of contents that are kept in one step, or a single one that has more
 FETCH = "fetch it again: max invalidate, then max sync; nothing was handed over"
 

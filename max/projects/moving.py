@@ -1,8 +1,8 @@
 """Moving: installations go from one project to another, from files to a database or back.
 
     freeze      the source refuses to be written; it answers all who read
-    copy        data and kept files, under a name by which no installation is found
-    verify      every row of both is compared
+    copy        data and contents, under a name by which no installation is found
+    verify      every row of both is compared, and the SHA-256 of every content
     hand over   the target admits them: ONE STEP, which is a transaction, or the renaming of a folder
     lead        a whole project: its folder leads to the new place, by one replaced file
     remove      what is left in the source
@@ -14,12 +14,13 @@ Rule 2: killed anywhere and run again it goes on: each part looks at what is the
 An installation that was handed over is known by its id in the target, and by the note of the move in the
 source; a copy of the source that was made before is not taken for it.
 
-Rule 3: until the step, ``undo`` takes everything back.
+Rule 3: until the step, ``undo`` takes everything back.  One process at a time moves something out of a
+project, or takes it back.
 
 Rule 4: what can be refused is refused before anything is written.
 
 Rule 5: secrets are read when they are handed over, under the lock with which they are renewed, and are
-nowhere else in between.
+nowhere else in between.  A digest of them, which tells nothing, lets a later run see that they were renewed.
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ from ..errors import (
     UsageError,
 )
 from ..installations.files import CONNECTORS
-from ..model.settings import InstallationInfo
+from ..model.settings import InstallationInfo, update_settings
 from ..storage import audit_log, moves
+from ..storage.database import Database
 from ..storage.move_mark import Mark, mark_of, note_handing_over
 from ..storage.moves import CopiedTable
 from .kept_contents import contents_of, copy_contents, count_contents
@@ -189,6 +191,7 @@ class Move:
         carried = self._whole and self._carry_audit()
         for one in planned if carried else coming:
             record(self._target, "move", one.info, source=self._source.address)
+        self._refuse_new_ones()
         self._places.done()
         return planned
 
@@ -197,7 +200,7 @@ class Move:
         frozen: list[InstallationInfo] = []
         try:
             for one in coming:
-                with _of(one.info), self._source.writable_database(one.info).writer() as connection:
+                with _of(one.info), self._lasting(one.info).writer() as connection:
                     was_frozen = mark_of(connection) is not None
                     moves.freeze(connection, self._target.address, whole=self._whole)
                 if not was_frozen:
@@ -207,6 +210,12 @@ class Move:
                 with suppress(MaxError):
                     _let_go(self._source, info)
             raise
+
+    def _lasting(self, info: InstallationInfo) -> Database:
+        """The source's data, for what no power cut may undo, however durable its syncs are to be."""
+        settings = update_settings(info.settings, {"durability": "full"})
+        known = (info.connector, info.name, info.id, info.config, info.connected_at)
+        return self._source.writable_database(InstallationInfo(*known, settings))
 
     def _copy(self, one: Planned, tell: Tell) -> None:
         """Copy the data and the contents of an installation, and compare them."""
@@ -228,7 +237,7 @@ class Move:
         leaving = [self._source.leaving(one.info) for one in coming]
         for info, _, given in leaving:
             digest = self._source.credentials(info).digest(given.secrets)
-            with self._source.writable_database(info).writer() as connection:
+            with self._lasting(info).writer() as connection:
                 note_handing_over(connection, digest)
         self._target.admit(leaving)
         for one in coming:
@@ -261,6 +270,15 @@ class Move:
             raise MoveRefused(
                 f"the move of {one.info} was taken back meanwhile: nothing of it is removed",
                 hint=f"disconnect it in {self._target.address}, and move it again",
+            )
+
+    def _refuse_new_ones(self) -> None:
+        """MoveRefused when something was connected where a whole project was, after that was planned."""
+        names = ", ".join(map(str, self._source.installations())) if self._whole else ""
+        if names:
+            raise MoveRefused(
+                f"{names} was connected in {self._source.address} while the rest was moved",
+                hint="run the same max move again: it is moved as well",
             )
 
     def _carry_audit(self) -> bool:

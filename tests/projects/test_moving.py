@@ -528,6 +528,62 @@ def test_one_of_many_that_fails_is_named_and_all_stay_until_the_move_goes_on(
     assert [str(info) for info in folder_at(tmp_path / "there").installations()] == names
 
 
+def test_what_a_power_cut_must_not_undo_is_flushed_however_durable_syncs_are(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the old place could be written again after the new one has it."""
+    here, levels = folder_at(home), list[int]()
+    here.change_settings(here.target("acme:default"), durability="normal")
+    freeze, note = moves.freeze, moving.note_handing_over  # type: ignore[attr-defined]
+
+    def watched(work: Callable[..., None]) -> Callable[..., None]:
+        def watching(connection: Any, *values: Any, **named: Any) -> None:
+            levels.append(connection.execute("PRAGMA synchronous").fetchone()[0])
+            work(connection, *values, **named)
+
+        return watching
+
+    monkeypatch.setattr(moves, "freeze", watched(freeze))
+    monkeypatch.setattr(moving, "note_handing_over", watched(note))
+    moved(here, tmp_path / "there", "acme:default")
+    assert levels == [2, 2]  # FULL
+
+
+def test_what_is_connected_while_a_project_moves_is_named_and_moved_by_the_same_command(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, verify = folder_at(home), moves.verify
+
+    def connecting(*values: Any) -> int:
+        here.add("acme", "late", {}, {}, now=NOW)
+        return verify(*values)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(moves, "verify", connecting)
+        with pytest.raises(MoveRefused, match=r"acme:late was connected in .* while the rest was moved"):
+            moved(here, tmp_path / "there")
+    assert moved(folder_at(home), tmp_path / "there") == ["acme:late"]
+    assert len(folder_at(tmp_path / "there").installations()) == 3
+
+
+@pytest.mark.postgres
+def test_a_project_that_is_led_elsewhere_brings_what_was_connected_meanwhile_as_well(
+    home: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, admit = folder_at(home), ProjectDatabase.admit
+
+    def connecting(self: ProjectDatabase, coming: Any) -> None:
+        here.add("acme", "late", {}, {}, now=NOW)
+        admit(self, coming)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(ProjectDatabase, "admit", connecting)
+        with pytest.raises(MoveRefused, match="acme:late was connected"):
+            moved(here, url)
+    assert moved(project_at(home), url) == ["acme:late"]
+    assert len(project_at(home).installations()) == 3
+
+
 # -- a move that was not finished
 
 
