@@ -5,6 +5,9 @@
 ``python -m bench.fleet storm``   three hosts, of which one is killed and one is cut off and heals, and a
                                   server that is restarted: every table equals its source in the end
 
+The service of ``scale`` takes a second for a page by default.  All workers run on this machine, so that they
+wait for the service, and not for its cores: what they used of these is printed, the services included.
+
 The hosts of ``storm`` are network namespaces of its own where this user may make them (root on Linux); else
 one of them is stopped and continued in place of being cut off.
 """
@@ -28,6 +31,8 @@ from max.storage.postgres import PostgresDatabase
 from tests.fleets import Fleet, Sources, Worker, fleet, wait_until
 from tests.postgres_server import Server, server
 
+from .measure import spent
+
 PREFIX = f"mx{os.getpid() % 10_000}"  # of the namespaces and links that are made
 ADDRESS = "10.77.0.1"  # of the server and the services, which the namespaces reach
 SLOW: dict[str, Any] = {"workspaces": 1, "users": 20, "projects": 4, "tasks": 60, "files": 1, "page_size": 10}
@@ -40,11 +45,14 @@ def scale(installations: int, latency: float) -> None:
     """The time of the same work for 1, 2 and 4 workers with one installation each at a time."""
     names = [f"n{number}" for number in range(installations)]
     seconds: dict[int, float] = {}
+    cores = os.cpu_count() or 1
     with server() as postgres, Sources(names, latency_ms=latency, **SLOW) as sources:
         for workers in (1, 2, 4):
+            before = spent()
             seconds[workers] = seconds_of(f"{postgres.url}#scale{workers}", sources, workers)
-            linear = seconds[1] / seconds[workers] / workers
-            print(f"{workers} workers: {seconds[workers]:.1f} s, {linear:.2f} of linear", flush=True)
+            linear, used = seconds[1] / seconds[workers] / workers, spent() - before
+            share = f"{used:.1f} s of {cores} cores"
+            print(f"{workers} workers: {seconds[workers]:.1f} s, {linear:.2f} of linear; {share}", flush=True)
 
 
 def seconds_of(url: str, sources: Sources, workers: int) -> float:
@@ -219,14 +227,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.fleet")
     parser.add_argument("what", choices=["scale", "find", "storm"])
     parser.add_argument("--installations", type=int, default=0)
-    parser.add_argument("--latency", type=float, default=300.0, help="milliseconds, of scale")
+    parser.add_argument("--latency", type=float, default=1000.0, help="milliseconds, of scale")
     given = parser.parse_args()
     if given.what == "storm":
         return storm(given.installations or 200)
     if given.what == "find":
         find()
     else:
-        scale(given.installations or 16, given.latency)
+        scale(given.installations or 8, given.latency)
     return 0
 
 

@@ -122,8 +122,12 @@ class Statements:
     def run_each(self, sql: str, rows: Iterable[Values]) -> Cursor:
         """Run one statement for each row of values, without waiting for one before the next is sent.
 
-        The rows of the answer are the first ones that each has returned.
+        The rows of the answer are the first ones that each has returned.  One alone needs no pipeline.
         """
+        rows = list(rows)
+        if len(rows) == 1:
+            alone = self.run(sql, rows[0])
+            return Rows(alone.rowcount, [alone.fetchone()])
         from psycopg.generators import fetch_many, pipeline_communicate
 
         statement, sent = self._statement(sql), []

@@ -200,7 +200,7 @@ class TableWriter(Tables):
         covered, fields = covered_groups(mapping, [rows])
         times = [one.requested_at for one in deliveries]
         loads = self.freshness.record_loads(connection, mapping, fields, times) if covered else times
-        numbers = [number for number, one in enumerate(deliveries) for _ in one.entities]  # of each row's
+        numbers = [number for number, one in enumerate(deliveries) for _ in range(len(one.entities))]
         columns: list[Column] = [rows.ids, *rows.columns]
         columns += [[bits] * len(numbers) for bits in mapping.bitmap_values(rows.names)]
         columns += [[loads[number] for number in numbers]] * len(covered)

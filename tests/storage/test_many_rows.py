@@ -89,6 +89,17 @@ def test_more_values_than_a_statement_may_have_parameters_are_stored(rows: int, 
 
 
 @pytest.mark.usefixtures("either")
+def test_a_statement_for_each_row_answers_with_the_first_row_of_each_in_their_order() -> None:
+    sql = "INSERT INTO one (name) SELECT value FROM (SELECT ? AS value) AS s WHERE value <> '' RETURNING name"
+    with memory_connection() as connection:
+        connection.execute("CREATE TABLE one (name TEXT)")
+        for names in ([], ["a"], [""], ["c", "", "b"]):
+            found = connection.execute_each(sql, [(name,) for name in names])
+            assert found == [(name,) if name else None for name in names]
+        assert connection.executemany("UPDATE one SET name = ? WHERE name <> 'b'", [("d",)]).rowcount == 2
+
+
+@pytest.mark.usefixtures("either")
 def test_half_a_surrogate_pair_among_many_rows_is_refused_and_none_is_stored() -> None:
     with memory_connection() as connection:
         connection.execute("CREATE TABLE one (name TEXT)")
