@@ -54,15 +54,20 @@ KEYWORDS = """
 """
 
 
+PROSE, SQL = re.compile("[a-z]+ [a-z]+ [a-z]+"), re.compile(r"\b[A-Z]{2,}\b")  # messages are left out
+
+
 def words_of_storage() -> set[str]:
-    """Every word in a text of max/storage that is no docstring: tables, aliases, columns, SQL."""
+    """Every word in a text of max/storage that is neither prose nor a docstring: tables, columns, SQL."""
     found: set[str] = set()
     for path in (Path(package.__file__).parent / "storage").glob("*.py"):
-        tree = ast.parse(path.read_text())
+        nodes = list(ast.walk(ast.parse(path.read_text())))
         documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-        docs = {ast.get_docstring(one, clean=False) for one in ast.walk(tree) if isinstance(one, documented)}
-        for one in ast.walk(tree):
-            if isinstance(one, ast.Constant) and isinstance(one.value, str) and one.value not in docs:
+        docs = {ast.get_docstring(one, clean=False) for one in nodes if isinstance(one, documented)}
+        for one in nodes:
+            if not isinstance(one, ast.Constant) or not isinstance(one.value, str) or one.value in docs:
+                continue
+            if not PROSE.search(one.value) or SQL.search(one.value):
                 found.update(re.findall(r"[A-Za-z_][A-Za-z_0-9]*", one.value))
     return found
 

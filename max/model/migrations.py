@@ -194,7 +194,9 @@ def _followed(path: tuple[str, str], later: Sequence[MigrationStep]) -> tuple[st
             path = step.new, name
         elif isinstance(step, RenameField) and (step.entity, step.old) == path:
             path = entity, step.new
-        elif step in (DropEntity(entity), DropField(entity, name)):
+        elif isinstance(step, DropEntity) and step.entity == entity:
+            return None
+        elif isinstance(step, DropField) and (step.entity, step.field) == path:
             return None
     return path
 
