@@ -194,11 +194,15 @@ def _followed(path: tuple[str, str], later: Sequence[MigrationStep]) -> tuple[st
             path = step.new, name
         elif isinstance(step, RenameField) and (step.entity, step.old) == path:
             path = entity, step.new
-        elif isinstance(step, DropEntity) and step.entity == entity:
-            return None
-        elif isinstance(step, DropField) and (step.entity, step.field) == path:
+        elif _drops(step, path):
             return None
     return path
+
+
+def _drops(step: MigrationStep, path: tuple[str, str]) -> bool:
+    if isinstance(step, DropEntity):
+        return step.entity == path[0]
+    return isinstance(step, DropField) and (step.entity, step.field) == path
 
 
 def check_contracts(contracts: object, schema: Schema, where: str) -> None:
