@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from ..core import in_thread
 from ..errors import StorageError
-from ..storage.postgres_work import WorkTable
+from ..storage.postgres_work import Share, WorkTable
 from ..upstream.operations import Limit
 from ..upstream.shared_limits import Lender, Lent, Loan, lend
 
@@ -25,20 +25,20 @@ class AccountLimits(Lender):
     async def borrow(self, limit: Limit, wanted: int, id: str, spent: Loan) -> Lent:
         """One short transaction on the row of the limit."""
 
-        def change(text: str, blocked_until: float, now: float) -> tuple[str, float, Lent]:
-            loans = [Loan(*one) for one in json.loads(text)]
+        def change(text: str, blocked_until: float, now: float) -> tuple[Share, Lent]:
+            loans = _loans(text)
             if blocked_until > now:
-                return text, blocked_until, Lent(0, blocked=blocked_until - now)
+                return _share(loans, limit, blocked_until, now), Lent(0, blocked=blocked_until - now)
             left, lent = lend(loans, limit, wanted, id, spent, now)
-            return json.dumps(left), blocked_until, lent
+            return _share(left, limit, blocked_until, now), lent
 
         return await in_thread(lambda: self._table.change_share(self._name(), limit.name, change))
 
     def block(self, limit: Limit, seconds: float) -> None:
         """Store until when the limit is blocked, in the background; a longer block stays."""
 
-        def change(text: str, blocked_until: float, now: float) -> tuple[str, float, None]:
-            return text, max(blocked_until, now + seconds), None
+        def change(text: str, blocked_until: float, now: float) -> tuple[Share, None]:
+            return _share(_loans(text), limit, max(blocked_until, now + seconds), now), None
 
         async def store() -> None:
             with suppress(StorageError):  # it holds here in any case
@@ -51,3 +51,13 @@ class AccountLimits(Lender):
     def _name(self) -> str:
         self._account = self._account or self._find()
         return self._account
+
+
+def _loans(text: str) -> list[Loan]:
+    return [Loan(*one) for one in json.loads(text)]
+
+
+def _share(loans: Sequence[Loan], limit: Limit, blocked_until: float, now: float) -> Share:
+    """What is stored; a loan counts for the limit's time after its end."""
+    ends = max(now, blocked_until, *(one.until + limit.per for one in loans))
+    return Share(json.dumps(loans), blocked_until, ends)

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -82,6 +83,7 @@ class FleetWorker:
         if self._running is None:
             await self._keeper.name()
             await in_thread(lambda: self._keeper.table.show_worker(self._keeper.owner))
+            await self._next_due([])  # so that the first turn knows the server's time
             self._keeper.show = True
             self._keeper.begin()
             self._drained.clear()
@@ -142,12 +144,16 @@ class FleetWorker:
                 task = asyncio.create_task(self._turn(claim), name=f"work {claim.installation}")
                 self._turns[claim.installation] = task
                 task.add_done_callback(partial(self._ended, claim.installation))
-        without = {*self._turns, *self._keeper.held}
-        due, now = await in_thread(lambda: table.next_due(without))
-        self._epoch = now - time.monotonic()
+        due, now = await self._next_due({*self._turns, *self._keeper.held})
         if len(self._turns) >= self._concurrency or due is None:
             return self._look_seconds
         return min(self._look_seconds, max(LEAST, due - now))
+
+    async def _next_due(self, without: Collection[str]) -> tuple[float | None, float]:
+        """When the next work is due, and the server's time, which ``_now`` goes on from."""
+        found = await in_thread(lambda: self._keeper.table.next_due(without))
+        self._epoch = found[1] - time.monotonic()
+        return found
 
     def _ended(self, installation: str, _: asyncio.Task[None]) -> None:
         self._turns.pop(installation, None)

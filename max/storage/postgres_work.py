@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 LEASE = 20.0  # seconds for which a lease is valid after a heartbeat
 BEAT = 4.0  # seconds between two heartbeats
+UNUSED = 86_400.0  # seconds for which the row of a limit stays that says nothing any more
 FIRST_WAIT, LONGEST_WAIT = 5.0, 600.0  # seconds until work is tried again that could not begin
 NOW = "CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
 WORK_TABLES = """
@@ -67,6 +68,10 @@ WORK_TABLES = """
         PRIMARY KEY (account, name)
     )
 """
+SHARES_END = """
+    ALTER TABLE share ADD COLUMN ends REAL NOT NULL DEFAULT 0;
+    CREATE INDEX share_ends ON share (ends)
+"""  # when nothing that a row says holds any more
 CLAIMED = f"""
     UPDATE {{work}} AS w
        SET owner = ?, attempt = attempt + 1, due = {NOW} + {LEASE}, again = FALSE,
@@ -127,11 +132,29 @@ WORKERS = f"SELECT count(*) FROM {{worker}} WHERE until > {NOW}"
 
 
 SHARE = f"""
-    INSERT INTO {{share}} VALUES (?, ?, '[]', 0)
+    INSERT INTO {{share}} (account, name, loans, blocked_until) VALUES (?, ?, '[]', 0)
     ON CONFLICT (account, name) DO UPDATE SET account = excluded.account
     RETURNING loans, blocked_until, {NOW}
 """  # waits for others that change the same, and then says what they have left
-PUT_SHARE = "UPDATE {share} SET loans = ?, blocked_until = ? WHERE account = ? AND name = ?"
+PUT_SHARE = f"""
+    WITH unused AS (
+        DELETE FROM {{share}} WHERE (account, name) IN (
+            SELECT account, name FROM {{share}} WHERE ends < {NOW} - {UNUSED}
+             ORDER BY ends LIMIT 10 FOR UPDATE SKIP LOCKED) AND (account, name) <> (?, ?)
+    )
+    UPDATE {{share}} SET loans = ?, blocked_until = ?, ends = ? WHERE account = ? AND name = ?
+"""  # those of accounts that are gone, or have other secrets by now, go a few at a time
+
+
+class Share(NamedTuple):
+    """What is stored of a limit: its loans as JSON text; the rest in seconds since the epoch.
+
+    ``ends`` is when the row says nothing any more: no loan counts, and no block holds.
+    """
+
+    loans: str
+    blocked_until: float
+    ends: float
 
 
 class Claim(NamedTuple):
@@ -255,20 +278,20 @@ class WorkTable:
     # -- limits
 
     def change_share(
-        self, account: str, name: str, change: Callable[[str, float, float], tuple[str, float, T]]
+        self, account: str, name: str, change: Callable[[str, float, float], tuple[Share, T]]
     ) -> T:
         """Change what is stored of a limit of an account, in a short transaction on its row.
 
-        ``change`` gets the loans as JSON text, until when the limit is blocked, and the time; it returns the
-        first two as they become, and the answer.  It may run again after the server was away.
+        ``change`` gets the loans as JSON text, until when the limit is blocked, and the time; it returns what
+        is stored then, and the answer.  It may run again after the server was away.
         """
 
         def within(raw: psycopg.Connection[Any]) -> T:
             connection = PostgresConnection(raw)
             with raw.transaction():
                 row = connection.execute(SHARE.format(**self._names), (account, name)).fetchone()
-                loans, blocked_until, answer = change(*row)
-                values = (loans, blocked_until, account, name)
+                share, answer = change(*row)
+                values = (account, name, *share, account, name)
                 connection.execute(PUT_SHARE.format(**self._names), values)
             return answer
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,10 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from max.errors import SyncTakenOver
+from max.project import Project
 from max.projects.database import ProjectDatabase
+from max.serve.fleet import FleetWorker
 from max.storage import postgres
 from max.storage.postgres import Fence, PostgresConnection, PostgresDatabase
-from max.storage.postgres_work import BEAT, LEASE, Claim, WorkTable
+from max.storage.postgres_leases import LeaseKeeper, PostgresLease
+from max.storage.postgres_work import BEAT, LEASE, NOW, Claim, WorkTable
 from tests.postgres_server import shared_url
 
 pytestmark = pytest.mark.postgres
@@ -193,3 +197,72 @@ class TestFencing:
         stopped.rollback()
         with pytest.raises(SyncTakenOver):
             stopped.transact(put(1))
+
+    def test_a_transaction_has_the_fence_of_the_moment_at_which_it_was_asked_for(self, empty: Work) -> None:
+        (id,) = empty.add("one")
+        claim = claimed(empty.table, id)
+        empty.set("due = 0", id)
+        assert empty.table.claim("b", [])  # so what waits for its turn is late
+
+        async def main() -> None:
+            database, under_way = PostgresDatabase(shared_url(), f"{empty.schema}_data"), threading.Event()
+            await database.start()
+            before = asyncio.create_task(database.transact(lambda _: under_way.wait()))
+            await asyncio.sleep(0)
+            database.fence = Fence(empty.table.name, id, claim.attempt)
+            late = asyncio.create_task(
+                database.transact(lambda c: c.execute("CREATE TABLE late (n INTEGER)"))
+            )
+            await asyncio.sleep(0)
+            database.fence = None  # as when the lease is given back
+            under_way.set()
+            await before
+            with pytest.raises(SyncTakenOver):
+                await late
+            await database.stop()
+
+        asyncio.run(main())
+
+    def test_a_lease_that_is_taken_during_a_heartbeat_does_no_harm(self, empty: Work) -> None:
+        info = empty.project.add("acme", "one", {}, {}, now=1.0)
+        keeper = LeaseKeeper(empty.table)
+
+        class Meanwhile(PostgresLease):
+            """While it is read, another one is taken."""
+
+            @property
+            def attempt(self) -> int:
+                keeper._leases[f"another {len(keeper._leases)}"] = self
+                return 0
+
+        keeper._leases[info.id] = Meanwhile(keeper, info, PostgresDatabase(shared_url(), "unused"))
+        keeper._keep()
+        assert len(keeper._leases) > 1
+
+
+class TestProcessesThatDie:
+    """An installation whose work ends its processes does not end all that there are."""
+
+    def test_after_three_in_a_row_it_waits_and_says_so(self, empty: Work) -> None:
+        info = empty.project.add("acme", "one", {}, {}, now=1.0)
+        empty.set("due = 0, owner = 'the second', failures = 2", info.id)
+
+        async def main() -> None:
+            worker = FleetWorker(Project(empty.project), look=0.01)
+            await worker.start()
+            while worker._turns or is_due(empty, info.id):  # noqa: ASYNC110 - nothing says so
+                await asyncio.sleep(0.01)
+            await worker.stop()
+
+        asyncio.run(main())
+        with PostgresDatabase(shared_url(), empty.schema).writer() as connection:
+            sql = f"SELECT owner, failures, problem, due > {NOW} FROM work WHERE installation = ?"
+            row = connection.execute(sql, (info.id,)).fetchone()
+        assert row == (None, 3, "3 processes in a row have ended during its work", True)
+
+
+def is_due(work: Work, id: str) -> bool:
+    """Whether no worker has done anything for an installation yet, or one does."""
+    with PostgresDatabase(shared_url(), work.schema).writer() as connection:
+        sql = "SELECT owner IS NOT NULL FROM work WHERE installation = ?"
+        return bool(connection.execute(sql, (id,)).fetchone()[0])

@@ -97,6 +97,25 @@ class TestInPostgres:
         assert sum(one.points for one in lent) == 10
         assert {one.wait > 0 for one in lent if not one.points} == {True}
 
+    def test_the_row_of_a_limit_that_no_host_has_used_for_a_day_goes_and_one_that_counts_stays(
+        self, project: ProjectDatabase
+    ) -> None:
+        daily, short = Limit("daily", calls=10, per=200_000.0), Limit("short", calls=10, per=1.0)
+
+        async def borrow(account: str, limit: Limit) -> None:
+            await AccountLimits(project.work_table(), lambda: account).borrow(limit, 1, "", NONE)
+
+        def names(days_later: float = 0.0) -> set[str]:
+            with PostgresDatabase(shared_url(), f"l{os.getpid()}").writer() as connection:
+                connection.execute("UPDATE share SET ends = ends - ?", (86_400 * days_later,))
+                return {name for (name,) in connection.execute("SELECT name FROM share").fetchall()}
+
+        asyncio.run(borrow("gone", short))
+        asyncio.run(borrow("gone", daily))
+        assert names(days_later=1.1) == {"short", "daily"}
+        asyncio.run(borrow("another", Limit("free")))
+        assert names() == {"daily", "free"}
+
     def test_p34_a_wait_for_which_the_service_asked_one_host_holds_for_the_others(
         self, project: ProjectDatabase
     ) -> None:
