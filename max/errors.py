@@ -351,6 +351,9 @@ class Nothing:
     def __repr__(self) -> str:
         return "nothing"
 
+    def __reduce__(self) -> str:
+        return "NOTHING"  # a copy is the same
+
 
 NOTHING = Nothing()
 

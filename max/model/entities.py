@@ -40,7 +40,7 @@ from typing import (
     overload,
 )
 
-from ..errors import FieldNotLoaded, Mismatch, SchemaError, UnknownName, UsageError
+from ..errors import NOTHING, FieldNotLoaded, Mismatch, SchemaError, UnknownName, UsageError
 from .filters import Compare, Filter, Op, Some, Synced
 from .json_types import ANY, json_reader, json_type, type_name
 from .refs import LOCAL as LOCAL
@@ -667,6 +667,9 @@ def _check_sources(entity: type[_Declared]) -> None:
 class _Declared:
     _stored: dict[str, Any]  # the values of a record that a database held, with the ids of its refs
     _refs: Mapping[str, type[Entity]]  # of such a record: which entity each ref is of
+    _given: tuple[Any, ...]  # what a written constructor got, with ids in place of refs
+    _given_names: ClassVar[tuple[str, ...]] = ()  # of each, the id last
+    _given_refs: ClassVar[Mapping[str, type[Entity]]] = {}  # as _refs
     _fields: ClassVar[dict[str, Field[Any]]] = {}
     _known: ClassVar[frozenset[str]] = frozenset()  # the names of the fields
     _collections: ClassVar[dict[str, Many[Any]]] = {}
@@ -717,12 +720,16 @@ class _Declared:
     def _values(self) -> dict[str, Any]:
         """Every value by name.
 
-        Of a stored record the refs are made at the first look at any value.  Until then its dict has
-        nothing that the garbage collector follows: a hundred thousand dicts with refs held every
-        thread for 60 ms, again and again while the records were made.
+        Of a stored record, and of one that a written constructor made, the refs are made at the first
+        look at any value.  Until then it has nothing that the garbage collector follows: a hundred
+        thousand dicts with refs held every thread for 60 ms, again and again while they were made.
         """
-        values = self._stored
-        for name, entity in self._refs.items():
+        if "_given" in self.__dict__:
+            pairs = zip(self._given_names, self._given, strict=True)
+            values, refs = {name: one for name, one in pairs if one is not NOTHING}, self._given_refs
+        else:
+            values, refs = self._stored, self._refs
+        for name, entity in refs.items():
             if type(id := values.get(name)) is str:
                 values[name] = Ref(entity, id)
         return values

@@ -23,7 +23,7 @@ from operator import attrgetter, itemgetter
 from types import NoneType
 from typing import Any, cast, overload
 
-from ..errors import NOTHING, MaxError
+from ..errors import NOTHING, MaxError, Nothing
 from .columns import Column, EncodedRows, InvalidColumn, encode_column, encode_kinds, encode_one, id_lists
 from .entities import ID_EXPECTED, E, Entity, FieldOf, FieldType, Ref, Source
 from .struct import short
@@ -46,7 +46,7 @@ PARSED: Mapping[Kind, tuple[type, ...]] = {
 }
 LONGEST_NUMBER = 100  # characters of a number as a text
 NONE_NAMED: Mapping[str, Any] = {}
-_VALUES, _INLINE = attrgetter("_values"), attrgetter("_inline")
+_VALUES, _GIVEN, _INLINE = attrgetter("_values"), attrgetter("_given"), attrgetter("_inline")
 Given = Mapping[FieldOf[E, Any], object]  # values that the data does not have, or functions of a row's data
 
 
@@ -59,7 +59,8 @@ class MappedRows(Sequence[E]):
     ``ids`` are texts, or what is in place of an id that cannot be read.  As a sequence it has
     entities, each made when it is asked for.  ``asked`` names the fields that the caller named.
     ``named`` has the members of inline collections, each once; the column has their ids.
-    ``made``: the columns have the values of entities that a connector has made, which are not converted.
+    ``made``: a connector has made them as entities; the columns have their values, with ids in place of
+    refs, and are not converted.
     It is known by its type, since isinstance is slow for what is a Sequence.
     """
 
@@ -82,12 +83,14 @@ class MappedRows(Sequence[E]):
 
     def narrowed(self, declared: Mapping[type[Entity], Collection[str]]) -> MappedRows[E]:
         """The same rows with the fields that are declared, and with those that the caller named."""
+        if self.made:
+            return self
         names = declared.get(self.entity, ())
         columns = {n: column for n, column in self.columns.items() if n in names or n in self.asked}
         if len(columns) == len(self.columns) and not self.named:
             return self
         named = {name: rows.narrowed(declared) for name, rows in self.named.items()}
-        return type(self)(self.entity, self.ids, columns, (), named, made=self.made)
+        return type(self)(self.entity, self.ids, columns, (), named)
 
     def picked(self, places: Sequence[int]) -> MappedRows[E]:
         """Some of the rows."""
@@ -131,7 +134,9 @@ class MappedRows(Sequence[E]):
             return [self[one] for one in range(*at.indices(len(self)))]
         raw = {n: column[at] for n, column in self.columns.items()}
         if self.made:
-            return self.entity(self.ids[at], **raw)
+            refs = self.entity._given_refs
+            values = {n: _ref_of(refs[n], one) if n in refs else one for n, one in raw.items()}
+            return self.entity(self.ids[at], **values)
         return _made(self.entity, self.ids[at], raw, (), self.named)
 
     def member(self, id: str) -> E:
@@ -215,20 +220,26 @@ def by_column(entities: Sequence[E]) -> Sequence[E]:
     """Entities of one type that have the same fields, by column; all others as they are.
 
     A page of rows is then looked at by column on all of its way, however its loader has made them.
+    Only what a written constructor has made is by column; see constructors.py.
     """
-    if type(entities) is MappedRows or len(kinds_of(entities)) != 1 or have_inline(entities):
-        return entities
-    records = list(map(_VALUES, entities))
-    names = list(records[0])
-    if set(map(type, records)) != {dict} or set(map(len, records)) != {len(names)}:
+    kinds = kinds_of(entities)
+    if type(entities) is MappedRows or len(kinds) != 1:
         return entities
     try:
-        columns = {name: list(map(itemgetter(name), records)) for name in names}
-    except KeyError:  # as many fields, but others
+        given = list(map(_GIVEN, entities))
+    except AttributeError:
         return entities
-    ids = columns.pop("id")
-    is_plain = set(map(type, ids)) == {str}
-    return MappedRows(type(entities[0]), ids, columns, (), made=True) if is_plain else entities
+    (entity,) = kinds
+    *columns, ids = zip(*given, strict=True)
+    found: dict[str, Column] = {}
+    for name, column in zip(entity._given_names, columns, strict=False):
+        if Nothing not in (types := set(map(type, column))):
+            found[name] = column
+        elif len(types) > 1:
+            return entities
+    if set(map(type, ids)) != {str}:
+        return entities
+    return MappedRows(cast("type[E]", entity), list(ids), found, (), made=True)
 
 
 def joined_rows(several: Sequence[MappedRows[E]]) -> MappedRows[E]:
@@ -454,11 +465,18 @@ def _encoded(holds: FieldType, column: Column) -> tuple[Column, Sequence[int]]:
 
 
 def _encoded_made(holds: FieldType, column: Column) -> tuple[Column, Sequence[int]]:
-    """The same of a column that has the values of entities."""
+    """The same of a column that has the values of entities, with ids in place of refs."""
     try:
+        if holds.kind is Kind.REF:
+            return _checked_ids(holds, column), ()
         return encode_column(holds, column), ()
     except InvalidColumn:
-        return _encoded_each(holds, column)
+        target = holds.target
+        return _encoded_each(holds, column if target is None else [_ref_of(target, one) for one in column])
+
+
+def _ref_of(target: type[Entity], id: str | None) -> Ref[Any] | None:
+    return None if id is None else Ref(target, id)
 
 
 def _encoded_each(holds: FieldType, column: Column) -> tuple[Column, Sequence[int]]:

@@ -19,6 +19,7 @@ from ..connector import Connector
 from ..connector_code import cause_of, fault_of, is_mistake, is_raised_by_connector
 from ..errors import LeaseLost, LoaderFault, StorageError, UpstreamChanged, shown
 from ..model.account_fields import of_installation
+from ..model.constructors import write_constructor
 from ..model.delivery import StoredPage
 from ..model.entities import Entity, Ref
 from ..model.inline import inline_members
@@ -94,6 +95,8 @@ class LoaderCaller:
         self._has_own_entities = bool(connector.resolver.added)
         self._credentials, self._turns = credentials, Turns()
         self._declared = {loader: _declared_fields(loader) for loader in connector.loaders}
+        for entity in {entity for declared in self._declared.values() for entity in declared}:
+            write_constructor(entity)
 
     async def batch(self, loader: Loader[Any], refs: Sequence[Ref[Any]], env: LoaderEnv) -> Batch[Any]:
         """The result for some refs."""
@@ -230,7 +233,7 @@ class LoaderCaller:
     def _declared_part(self, loader: Loader[Any], entities: Sequence[Entity]) -> Sequence[Entity]:
         """Of records that were read, the fields that the loader declares; refuse what else it has not."""
         declared = self._declared[loader]
-        entities = by_column(narrowed(entities, declared))
+        entities = narrowed(by_column(entities), declared)
         for some in (entities, *inline_members(entities)):
             for (kind, names), at in shapes_of(some).items():
                 if kind not in declared:

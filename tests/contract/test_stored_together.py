@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from bench.records import ended, running
 from bench.tasks import SOURCE, Thing
 from max.engine import SqliteEngine
+from max.model.constructors import write_constructor
 from max.model.delivery import Delivery, ListingPage, WriteResult, run_writes
 from max.model.entities import Entity, values_of
 from max.model.loaders import UnknownLoaders
@@ -32,6 +33,9 @@ from tests.contract.places import (
     parts,
     transaction,
 )
+
+for kind in (Post, Person):
+    write_constructor(kind)  # as a sync has them written
 
 TEAM, IDS = Team.ref("t"), "abcdefgh"
 FIELDS: dict[type[Any], tuple[str, ...]] = {Post: ("title", "team"), Person: ("name", "score")}
