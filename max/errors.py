@@ -502,6 +502,9 @@ class StorageReadOnly(StorageError):
     code = "storage.readonly"
 
 
+DAMAGED = "restore a backup, or move the file away and sync again"
+
+
 class StorageCorrupt(StorageError):
     """The file is damaged, or is no database."""
 

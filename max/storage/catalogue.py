@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ..errors import StorageCorrupt, StorageError, StorageNewer
-from .database import DAMAGED, Connection, quoted
+from ..errors import DAMAGED, StorageCorrupt, StorageError, StorageNewer
+from .database import Connection, quoted
 
 TABLES = (
     """

@@ -46,7 +46,7 @@ from ..model.delivery import Delivery
 from ..model.entities import Entity, FieldType, Ref
 from ..model.values import Json, Kind
 from .catalogue import drop, has_part, migrate, put
-from .database import FALSE, TRUE, Connection, Database, Dialect, RenameOwner, joined, quoted
+from .database import FALSE, TRUE, Connection, Database, Dialect, RenameOwner, decoding, joined, quoted
 from .rows import BITS, TableMapping
 
 PAGE = 1_000  # changes that are read or deleted at a time
@@ -429,7 +429,8 @@ def _kinds_of(mapping: TableMapping[Any]) -> dict[int, str]:
 def _read_kinds(connection: Connection) -> dict[str, dict[int, str]]:
     """The same when the triggers were made, by entity."""
     rows = connection.execute("SELECT name, kinds FROM _max_change_entity")
-    return {name: {int(bit): kind for bit, kind in json.loads(text).items()} for name, text in rows}
+    with decoding("changes"):
+        return {name: {int(bit): kind for bit, kind in json.loads(text).items()} for name, text in rows}
 
 
 # -- triggers ----------------------------------------------------------------------------------
@@ -697,7 +698,7 @@ class _Reading:
         before, after = (self._chosen(decode_side(decoders, side)) for side in (old, new))
         if kind == "updated" and self._fields and not (before or after):
             return None
-        return Change(kind, entity, row, at, sync, before, after, change_cursor(self.log, id))
+        return Change(kind, entity, row, float(at), sync, before, after, change_cursor(self.log, id))
 
     def _chosen(self, fields: dict[str, Any]) -> dict[str, Any]:
         if not self._fields:

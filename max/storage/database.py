@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
-from ..errors import StorageCorrupt, StorageError
+from ..errors import DAMAGED, StorageCorrupt, StorageError
 from ..model.values import Kind
 
 if TYPE_CHECKING:
@@ -454,8 +454,6 @@ Targets: TypeAlias = Callable[
     [str, str], str | None
 ]  # the entity to which a ref or a collection (entity, name) leads
 
-
-DAMAGED = "restore a backup, or move the file away and sync again"
 
 NONSENSE: tuple[type[Exception], ...] = (
     AttributeError,

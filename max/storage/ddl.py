@@ -18,11 +18,11 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, count
 from typing import Any
 
-from ..errors import StorageCorrupt
+from ..errors import DAMAGED, StorageCorrupt
 from ..model.entities import Entity, ManyOf
 from ..model.schema import Schema, description_of
 from . import catalogue
-from .database import DAMAGED, Connection, quoted
+from .database import Connection, quoted
 from .rows import MOVED, TableMapping, load_column
 
 MOST_BITS = 100_000  # that the fields of an entity have ever been given; far more than columns fit a table

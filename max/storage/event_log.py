@@ -162,13 +162,14 @@ def newest_of(connection: Connection, kind: EventKind) -> LoggedEvent | None:
 
 def _bounds(connection: Connection) -> tuple[int, int]:
     """The floor, and the newest number."""
-    floor, newest = connection.execute(BOUNDS).fetchone()
-    return floor, newest
+    with decoding("event"):
+        floor, newest = connection.execute(BOUNDS).fetchone()
+        return int(floor), int(newest)
 
 
 def _events(rows: Sequence[Sequence[Any]]) -> list[LoggedEvent]:
     with decoding("event"):
-        return [LoggedEvent(n, at, kind, sync, json.loads(text)) for n, at, kind, sync, text in rows]
+        return [LoggedEvent(n, float(at), kind, sync, json.loads(text)) for n, at, kind, sync, text in rows]
 
 
 def _expired(is_newer: bool) -> CursorExpired:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from ..errors import SchemaError, StorageCorrupt
+from ..errors import DAMAGED, SchemaError, StorageCorrupt
 from ..model.entities import Entity, FieldOf, FieldType
 from ..model.json_types import ANY
 from ..model.loaders import CollectionLoader, FeedLoader, Resolver
@@ -31,7 +31,7 @@ from ..model.migrations import (
 )
 from ..model.struct import Struct
 from ..model.values import Json, Kind
-from .database import DAMAGED, TRUE, Connection, quoted
+from .database import TRUE, Connection, quoted
 from .schema_operations import (
     NewKey,
     Path,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ..errors import (
+    DAMAGED,
     StorageCorrupt,
     StorageError,
     StorageFull,
@@ -17,7 +18,6 @@ from ..errors import (
 )
 from ..model.values import Kind
 from .database import (
-    DAMAGED,
     FINISH_MOVE,
     MOVING,
     Connection,
@@ -47,6 +47,16 @@ TYPES = {
     Kind.JSON: "JSON TEXT",
     Kind.REF: "TEXT",
 }
+
+# A column holds values of any type, whatever it declares.  These are in none of Max's own columns.
+NUMBERS, TEXTS = "'text', 'blob'", "'blob'"
+TIMES = "'integer', 'real', 'blob'"
+FOREIGN = {"INTEGER": NUMBERS, "REAL": NUMBERS, "BOOLEAN": NUMBERS, "TIMESTAMP": TIMES, "DATE": TIMES}
+FOREIGN |= {"TEXT": TEXTS, "JSON TEXT": TEXTS}
+OUR_COLUMNS = """
+    SELECT m.name, c.name, c.type FROM sqlite_master AS m, pragma_table_info(m.name) AS c
+     WHERE m.type = 'table' AND substr(m.name, 1, 1) = '_'
+"""
 
 UNIT_WIDTHS = {"year": 4, "month": 7, "day": 10, "hour": 13}  # characters of a time
 
@@ -329,11 +339,14 @@ class SqliteDialect(Dialect):
         return kind(f"{path}: {error}", hint=hint, path=path)
 
     def is_damage(self, connection: Any, error: Exception) -> bool:
-        """Whether an error of Python's own comes from what is stored: text that is damaged, or the file."""
+        """Whether an error of Python's own comes from what is stored: damaged text, the file, other types."""
         if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
             return True
         try:
-            return bool(connection and connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",))
+            return connection is not None and (
+                connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",)
+                or _holds_foreign_types(connection)
+            )
         except sqlite3.Error:
             return True
 
@@ -353,6 +366,16 @@ class SqliteDialect(Dialect):
 def primary_code(error: Exception) -> int:
     """SQLite's kind of error, without where it happened; 0 for an error of Python's module."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def _holds_foreign_types(connection: Any) -> bool:
+    """Whether a column of Max's has a value of a type that it never stores there."""
+    for table, column, declared in connection.execute(OUR_COLUMNS).fetchall():
+        if declared in FOREIGN:
+            is_foreign = f"typeof({quoted(column)}) IN ({FOREIGN[declared]})"
+            if connection.execute(f"SELECT 1 FROM {quoted(table)} WHERE {is_foreign} LIMIT 1").fetchone():
+                return True
+    return False
 
 
 def _drop(kind: str, name: str, place: str) -> str:

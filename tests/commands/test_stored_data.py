@@ -128,6 +128,12 @@ DAMAGES = [
     ("UPDATE _acme_task SET title = 'x'; UPDATE _max_change SET new = '{'", [["changes", "acme"]]),
     ("DELETE FROM _max_field WHERE field = 'title'", [["search", "acme", "AcmeTask"], *WRITING]),
     ("UPDATE _max_field SET bit = 1000000000000", [["search", "acme", "AcmeTask"], ["migrate", "acme"]]),
+    ("UPDATE _acme_task SET estimate = '{'", [["search", "acme", "AcmeTask", "--all"]]),
+    ("UPDATE _acme_task SET title = 'x'; UPDATE _max_change SET at = 'x'", [["sync", "acme"]]),
+    ("UPDATE _max_event SET at = 'x'", [["sync", "acme"]]),
+    ("UPDATE _max_event SET at = 'x'", [["watch", "--once"]]),
+    ("UPDATE _max_change_entity SET kinds = '0'", [["sync", "acme"]]),
+    ("UPDATE _max_event_floor SET number = 'x'", [["watch", "--once"]]),
     ("DROP VIEW acme_task; DROP TABLE _acme_task", [["search", "acme", "AcmeTask"], *WRITING]),
 ]
 
