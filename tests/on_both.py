@@ -5,6 +5,8 @@ What is quick does so in every run; of the files in FEW a few tests do, and all 
 
     MAX_ON_POSTGRES=all python -m pytest -m postgres tests/commands tests/test_cli.py tests/test_removals.py
 
+``tests/storage/test_postgres_users_own.py`` tries all pairs of what users make and what an upgrade does then.
+Tests that share one project may have one on each database: ``tests/commands/test_odd_words.py`` shows how.
 A test of these files that is about the files of a folder has the mark ``of_a_folder``.  The other files of
 ``tests/commands`` are in IN_A_FOLDER, each with the reason.
 """
