@@ -92,41 +92,17 @@ AROUND = 200  # characters of a filter that an error shows before and after the 
 LISTED = 10  # names that an error lists when none is similar
 HELP = {"command": "commands: max --help", "option": "options: {where} --help"}  # where a list would be long
 MEANT = """
-add install login link source: connect
-browse select: sql search
-columns describe desc tables info inspect fields: schema
-config configure set: settings
-continue: resume
-delete remove rm uninstall unlink logout: disconnect
-diff: changes
-distinct facet: values
-download fetch pull refresh update import: sync
-dump save to-csv copy: export
-file where location: path
-grep match: find search
-group sum aggregate stats total: count
-history log logs: changes runs
-jobs syncs: runs
-kill: cancel
-list show-all installations sources connectors: ls
-new create: init connect
-query: search sql
-repair upgrade: migrate
-retry: sync
-agent: mcp
-server http listen: serve
-show view read cat: get
-stop: pause cancel
-version: --version
-change edit: --update
-columns select: --fields
-force: --yes
-format: --output
-group-by groupby: --by
-max-count head max: --limit
-sort orderby order: --order-by
-where query: --filter
-"""  # by line: words that other tools use: what is called so here
+add install login link source: connect; browse select: sql search; columns describe desc tables info
+inspect fields: schema; config configure set: settings; continue: resume; delete remove rm uninstall
+unlink logout: disconnect; diff: changes; distinct facet: values; download fetch pull refresh update
+import: sync; dump save to-csv copy: export; file where location: path; grep match: find search; group sum
+aggregate stats total: count; history log logs: changes runs; jobs syncs: runs; kill: cancel; list
+show-all installations sources connectors: ls; new create: init connect; query: search sql; repair
+upgrade: migrate; retry: sync; agent: mcp; server http listen: serve; show view read cat: get; stop: pause
+cancel; version: --version; change edit: --update; columns select: --fields; force: --yes; format:
+--output; group-by groupby: --by; max-count head max: --limit; sort orderby order: --order-by; where
+query: --filter
+"""  # words that other tools use: what is called so here
 SHORTEST_WAIT, LONGEST_WAIT = 0.25, 31 * 86_400.0  # seconds that a service may ask to wait
 
 
@@ -164,8 +140,8 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
     """Up to three known names that another tool's word means, or that are similar, the most similar first."""
     folded = name.casefold().lstrip("-")
     by_folded = {candidate.casefold().lstrip("-"): candidate for candidate in known}
-    lines = (line.split(": ") for line in MEANT.split("\n") if folded and folded in line)
-    meant = [one for words, ours in lines if folded in words.split() for one in ours.split()]
+    pairs = (one.split(": ") for one in MEANT.split(";") if folded and folded in one)
+    meant = [one for words, ours in pairs if folded in words.split() for one in ours.split()]
     if found := [one for one in meant if one in by_folded.values()]:
         return found[:CANDIDATES]
     begun = [one for one in by_folded if one.startswith(folded)] if len(folded) > 1 else []
