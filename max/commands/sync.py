@@ -152,9 +152,7 @@ def run_sync(options: Options) -> Answer:
     project, notes = with_installation(options)
     for note in notes if not options.quiet else ():  # before the sync, since they explain what it does
         print_note(note)
-    if options.all and options.target is not None:
-        raise UsageError(f"{options.target} and --all cannot be combined", hint="leave one of them out")
-    if options.all or (options.target is None and means_all(options, project)):
+    if means_all(options, project):
         return all_synced(options, project)
     info = only_target(project, options.target)
     if options.only:
@@ -185,7 +183,11 @@ def check_names(options: Options, resolver: Resolver) -> None:
 
 
 def means_all(options: Options, project: ProjectManager) -> bool:
-    """Whether no name means every installation: at a terminal, where a person sees what happens."""
+    """Whether every installation is meant: by no name as well at a terminal, where a person sees it."""
+    if options.all and options.target is not None:
+        raise UsageError(f"{options.target} and --all cannot be combined", hint="leave one of them out")
+    if options.all or options.target is not None:
+        return bool(options.all)
     known = project.installations()
     if len(known) < 2 or any(getattr(options, name) for name in CONTRADICTIONS["all"]):
         return False

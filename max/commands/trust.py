@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,10 +70,14 @@ def run_trust(options: Options) -> Answer:
             record_made(project.root)
         elif known is None or not trusts(known):
             record_allowed(project.root)
-    until = "always" if holds_always(project.root) else "until they change"
-    data: dict[str, Json] = {"project": str(project.root), "connectors": [file.name for file in files]}
+    return _allowed(options, project.root, files, url)
+
+
+def _allowed(options: Options, root: Path, files: Sequence[Path], url: str | None) -> Answer:
+    until = "always" if holds_always(root) else "until they change"
+    data: dict[str, Json] = {"project": str(root), "connectors": [file.name for file in files]}
     data |= {"until": until, **({} if url is None else {"database": url})}
-    words = f"allowed {until}: {counted(len(files), 'connector')} of {project.root}"
+    words = f"allowed {until}: {counted(len(files), 'connector')} of {root}"
     words += "" if url is None else f", and to use the database {url}"
     return options.answer(data, lambda: [words, *(f"  {file}" for file in files)])
 

@@ -422,6 +422,7 @@ class _Asked:
 
     def __init__(self) -> None:
         self.messages: asyncio.Queue[dict[str, Json]] = asyncio.Queue()  # no more than a window of them
+        self.ended = False  # whether its result or its error was read
 
 
 class ClientConnection:
@@ -509,30 +510,21 @@ class ClientConnection:
         self._last += 1
         id, asked = self._last, _Asked()
         self._asked[id] = asked
-        sent = ended = False
-        taken, answer = 0, None
+        sent, taken, answer = False, 0, None
         try:
             prompts = {"prompts": True} if prompter is not None else {}
             message = {"id": id, "method": name, "params": params, "window": WINDOW, **prompts}
             await self._messages.send(message)
             sent = True
             while True:
-                came = await self._next(asked)
-                if isinstance(came, MaxError):
-                    ended = True
-                    raise came
-                if "result" in came:
-                    ended = True
-                    yield "result", self._decoded(came, "result")
+                kind, value = await self._wanted(id, asked, prompter)
+                yield kind, value
+                if kind == "result":
                     return
-                if "prompt" in came and prompter is not None:
-                    await self._prompt(id, came["prompt"], prompter)
-                if "event" in came:
-                    yield "event", self._decoded(came, "event")
-                    taken += 1
-                    if taken == WINDOW // 2:
-                        await self._messages.send({"id": id, "took": taken})
-                        taken = 0
+                taken += 1
+                if taken == WINDOW // 2:
+                    await self._messages.send({"id": id, "took": taken})
+                    taken = 0
         except asyncio.CancelledError:
             if not changes or not sent:
                 raise
@@ -541,8 +533,18 @@ class ClientConnection:
         finally:
             if answer is None:
                 del self._asked[id]
-            if not ended and self._lost is None:
+            if not asked.ended and self._lost is None:
                 self._forget(id)
+
+    async def _wanted(self, id: int, asked: _Asked, prompter: Prompter | None) -> tuple[str, Any]:
+        """The next event of a call, or its result, or its error; questions are answered meanwhile."""
+        while not isinstance(came := await self._next(asked), MaxError):
+            for kind in ("result", "event"):
+                if kind in came:
+                    return kind, self._decoded(came, kind)
+            if "prompt" in came and prompter is not None:
+                await self._prompt(id, came["prompt"], prompter)
+        raise came
 
     def _to_come(self, id: int, asked: _Asked) -> asyncio.Task[Any]:
         """What comes for a call that is cancelled: its result, if the other side had it first; else None."""
@@ -567,6 +569,7 @@ class ClientConnection:
         if self._lost is not None and asked.messages.empty():
             return self._lost
         came = await asked.messages.get()
+        asked.ended = "error" in came or "result" in came
         return self._error(came) if "error" in came else came
 
     def _decoded(self, message: dict[str, Json], name: str) -> Any:

@@ -452,6 +452,10 @@ def array_text(values: Sequence[Any]) -> str:
         values = [value if value is None else +value for value in values]
     if kinds <= NUMBERS:
         return f"{{{str(list(values))[1:-1].replace('None', 'NULL')}}}"
+    return _texts_array(values, kinds)
+
+
+def _texts_array(values: Sequence[Any], kinds: set[type]) -> str:
     texts = values if kinds == {str} else ["" if value is None else str(value) for value in values]
     joined = "\0".join(texts)
     if joined.count("\0") >= len(texts):
