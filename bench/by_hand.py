@@ -40,9 +40,9 @@ def pages(rows: Sequence[Row], size: int = PAGE) -> Iterable[Sequence[Row]]:
     return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
-def open_wal(path: Path, *, durable: bool = True) -> sqlite3.Connection:
+def open_wal(path: Path, *, durable: bool = True, check_same_thread: bool = True) -> sqlite3.Connection:
     """A connection set as Max sets its own: WAL, and a commit waits for the disk."""
-    connection = sqlite3.connect(path, isolation_level=None)
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=check_same_thread)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
     return connection
