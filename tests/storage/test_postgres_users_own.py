@@ -112,13 +112,24 @@ def made_by_users(connection: Any) -> dict[str, str]:
     return {f"{one.kind} {one.name}": "" if one.kind in follow else one.definition for one in own}
 
 
+def known_of_views(connection: Any) -> list[Any]:
+    """What the server knows of their views beside the statements: readers, options, comments."""
+    sql = """
+        SELECT n.nspname, c.relname, CAST(c.relacl AS text), CAST(c.reloptions AS text),
+               obj_description(c.oid, 'pg_class')
+          FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+         WHERE n.nspname IN (?, ?) AND c.relkind = 'v' AND c.relname IN ('mine', 'yours') ORDER BY 1, 2
+    """
+    return list(connection.execute(sql, (here(connection), elsewhere(connection))).fetchall())
+
+
 @pytest.mark.parametrize(("own", "change"), [*product(OWN, UPGRADES)] if EVERY else FEW)
 def test_what_a_user_made_outlives_an_upgrade_or_is_named_before_anything_is_written(
     connection: Any, own: str, change: str
 ) -> None:
     filled(connection)
     make(connection, own)
-    before, mine = dump(connection), made_by_users(connection)
+    before, mine, known = dump(connection), made_by_users(connection), known_of_views(connection)
     refused = refusal(connection, change)
     if refused is not None:
         assert "mine" in refused.message + refused.hint
@@ -126,7 +137,7 @@ def test_what_a_user_made_outlives_an_upgrade_or_is_named_before_anything_is_wri
         run_as_hinted(connection, refused.hint)
     tables = upgrade(connection, change)
     if refused is None:
-        assert made_by_users(connection) == mine
+        assert (made_by_users(connection), known_of_views(connection)) == (mine, known)
     for name, entity in tables.schema.entities.items():
         if name != "Other":
             with transaction(connection):
