@@ -49,7 +49,8 @@ def users_own(connection: Connection) -> list[UsersOwn]:
 
     Tables of ours, and what belongs to them, begin with ``_max_``; a user may have begun a name so, too.
     """
-    ours = {*map(connection.dialect.stored_name, catalogue.names(connection))}
+    known = catalogue.names(connection) if catalogue.is_catalogued(connection) else ()
+    ours = {*map(connection.dialect.stored_name, known)}
     found = [UsersOwn(*one) for one in connection.dialect.objects(connection)]
     found = [one for one in found if one.kind in VIEWS or not one.place.startswith("_max_")]
     return [one for one in found if one.name not in ours]

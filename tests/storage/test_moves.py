@@ -339,6 +339,15 @@ def test_what_users_made_is_named_with_the_way_to_drop_it(source: SqliteDatabase
             moves.survey(connection)
 
 
+def test_a_database_in_which_a_killed_process_has_made_nothing_yet_has_nothing_to_move(
+    elsewhere: Database,
+) -> None:
+    with elsewhere.writer():
+        pass
+    with elsewhere.writer() as connection:
+        assert moves.survey(connection) == []
+
+
 @pytest.mark.parametrize(
     "change",
     [
