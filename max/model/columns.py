@@ -182,7 +182,7 @@ def _plain_real(_: FieldType, column: Column, values: Sequence[float]) -> Column
         floats = list(map(float, values))
     except OverflowError:  # of an integer
         raise InvalidColumn from None
-    if floats != values or not all(map(math.isfinite, floats)):
+    if floats != list(values) or not all(map(math.isfinite, floats)):
         raise InvalidColumn
     return floats if len(floats) == len(column) else [value and float(value) for value in column]
 

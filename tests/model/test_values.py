@@ -191,6 +191,10 @@ def test_a_number_is_read_as_an_integer_or_a_float_if_that_is_equal_to_it(value:
                 encode_column(FieldType(kind), [value, 1])
 
 
+def test_a_column_of_floats_is_checked_as_a_whole_although_it_is_a_tuple() -> None:
+    assert encode_column(FieldType(Kind.REAL), (1.5, 2)) == [1.5, 2.0]
+
+
 def float_of(value: int) -> float:
     try:
         return float(value)
