@@ -341,11 +341,13 @@ def moving_to(project: ProjectManager, info: InstallationInfo) -> Mark | None:
 def undo(project: ProjectManager, info: InstallationInfo, mark: Mark, target: ProjectManager) -> bool:
     """Let an installation stay where it is, and remove what was copied; False when that cannot be reached.
 
+    ``mark`` was read before, and is read again: a move that ended meanwhile may have handed it over.
     MoveRefused when the target has it already, or while another process moves something out of the project;
     an error when that cannot be found out.
     """
     with project.moving_alone():
-        return _undo(project, info, mark, target)
+        now = moving_to(project, info) or mark._replace(handing_over=True)
+        return _undo(project, info, now, target)
 
 
 def _undo(project: ProjectManager, info: InstallationInfo, mark: Mark, target: ProjectManager) -> bool:
