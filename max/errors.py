@@ -140,7 +140,7 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
     """Up to three known names that another tool's word means, or that are similar, the most similar first."""
     folded = name.casefold().lstrip("-")
     by_folded = {candidate.casefold().lstrip("-"): candidate for candidate in known}
-    pairs = (one.split(": ") for one in MEANT.split(";") if folded and folded in one)
+    pairs = (one.split(":") for one in MEANT.split(";") if folded and folded in one)
     meant = [one for words, ours in pairs if folded in words.split() for one in ours.split()]
     if found := [one for one in meant if one in by_folded.values()]:
         return found[:CANDIDATES]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from max import errors
 from max.errors import (
+    MEANT,
     CursorExpired,
     DaemonBusy,
     FieldNotLoaded,
@@ -315,3 +316,9 @@ def test_an_error_of_max_is_described_as_itself() -> None:
     assert describe(error) == error.describe()
     assert error.describe()["data"] == {"status": 429, "retry_after": 3.5}
     assert error.retry_after == 3.5
+
+
+def test_no_word_of_another_tool_and_no_part_of_one_is_in_the_way_of_an_error() -> None:
+    for word in {*MEANT.split(), *MEANT}:
+        assert nearest(word, ["--output", "id"]) is not None
+    assert nearest("format", ["--output", "id"]) == ["--output"]
