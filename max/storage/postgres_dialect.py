@@ -89,7 +89,7 @@ LOST = ("08", "25P03", "57P", "53300")  # the server has ended the connection, o
 TOKEN = re.compile(
     r"""
       (?P<text>'(?:[^']|'')*')
-    | (?P<body>\$max\$.*?\$max\$)
+    | (?P<body>\$(?P<quote>max\d*)\$.*?\$(?P=quote)\$)
     | (?P<name>"(?:[^"]|"")*")
     | (?P<comment>--[^\n]*)
     | (?P<cast>::)

@@ -2,7 +2,8 @@
 
 **Made again as it was.**  Postgres drops no view that another one reads, and changes no column that one
 reads.  So the views, triggers and rules of users are taken away while an upgrade changes tables.  Their
-statements say all of them: of a view its options, owner and readers, of a trigger whether it fires.
+statements say all of them: of a view its options, owner, readers and defaults, of a trigger whether it
+fires, of each its comment.
 
 **What is not in a statement and matters** follows it as a comment: the body of a trigger's function
 names tables and columns, too, and the server does not look at it before it runs.
@@ -12,6 +13,8 @@ again has a kind of its own: a materialised view, whose rows would be read again
 """
 
 from __future__ import annotations
+
+from itertools import count
 
 from .database import Connection, StoredObject
 
@@ -47,7 +50,23 @@ VIEWS = """
                         CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END,
                         CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END), '')
                  FROM aclexplode(relacl) WHERE grantee <> relowner), '')
-           || coalesce(format(' COMMENT ON VIEW %s IS %L;', whole, obj_description(oid, 'pg_class')), ''),
+           || coalesce(format(' COMMENT ON VIEW %s IS ', whole)
+                       || quote_literal(obj_description(oid, 'pg_class')) || ';', '')
+           || coalesce((
+               SELECT string_agg(coalesce(format(' ALTER VIEW %s ALTER %I SET DEFAULT ', whole, a.attname)
+                                   || pg_get_expr(d.adbin, d.adrelid) || ';', '')
+                        || coalesce(format(' COMMENT ON COLUMN %s.%I IS ', whole, a.attname)
+                                    || quote_literal(col_description(found.oid, a.attnum)) || ';', '')
+                        || coalesce((
+                            SELECT string_agg(format(' GRANT %s (%I) ON %s TO %s%s;', privilege_type,
+                                     a.attname, whole,
+                                     CASE grantee WHEN 0 THEN 'PUBLIC'
+                                                  ELSE quote_ident(pg_get_userbyid(grantee)) END,
+                                     CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END), '')
+                              FROM aclexplode(a.attacl) WHERE grantee <> relowner), ''), '')
+                 FROM pg_attribute AS a
+                 LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+                WHERE a.attrelid = found.oid AND a.attnum > 0), ''),
            'DROP ' || CASE relkind WHEN 'm' THEN 'MATERIALIZED ' ELSE '' END || 'VIEW ' || whole,
            oid
       FROM found
@@ -73,12 +92,17 @@ OBJECTS = """
            || CASE g.tgenabled WHEN 'O' THEN '' ELSE format(' ALTER TABLE %s %s TRIGGER %I;', t.whole,
                 CASE g.tgenabled WHEN 'D' THEN 'DISABLE' WHEN 'R' THEN 'ENABLE REPLICA'
                                  ELSE 'ENABLE ALWAYS' END, g.tgname) END
+           || coalesce(format(' COMMENT ON TRIGGER %I ON %s IS ', g.tgname, t.whole)
+                       || quote_literal(obj_description(g.oid, 'pg_trigger')) || ';', '')
            || regexp_replace(E'\\n' || f.prosrc, '[\\n\\r]+', E'\\n-- ', 'g') || E'\\n',
            format('DROP TRIGGER %I ON %s', g.tgname, t.whole), g.oid
       FROM pg_trigger AS g JOIN tables AS t ON t.oid = g.tgrelid JOIN pg_proc AS f ON f.oid = g.tgfoid
      WHERE NOT g.tgisinternal AND pg_has_role(t.relowner, 'USAGE')
     UNION ALL
-    SELECT 'rule', CAST(w.rulename AS text), t.name, pg_get_ruledef(w.oid),
+    SELECT 'rule', CAST(w.rulename AS text), t.name,
+           pg_get_ruledef(w.oid)
+           || coalesce(format(' COMMENT ON RULE %I ON %s IS ', w.rulename, t.whole)
+                       || quote_literal(obj_description(w.oid, 'pg_rewrite')) || ';', ''),
            format('DROP RULE %I ON %s', w.rulename, t.whole), w.oid
       FROM pg_rewrite AS w JOIN tables AS t ON t.oid = w.ev_class
      WHERE w.rulename <> '_RETURN' AND pg_has_role(t.relowner, 'USAGE')
@@ -100,14 +124,17 @@ OBJECTS = """
      WHERE k.contype = 'f' AND NOT (n.nspname = current_schema() AND c.relname LIKE '\\_%')
      ORDER BY number
 """.replace("{VIEWS}", VIEWS)
-AS_IT_IS = "DO $max$ BEGIN {made} END $max$"  # users have other words and placeholders
+AS_IT_IS = "DO {quote} BEGIN {made} END {quote}"  # users have other words and placeholders
 
 
 def objects(connection: Connection) -> list[StoredObject]:
     """What ``Dialect.objects`` tells, the oldest first."""
     found = [StoredObject(*row[:5]) for row in connection.execute(OBJECTS).fetchall()]
     again = ("view", "trigger", "rule")
-    return [
-        one._replace(definition=AS_IT_IS.format(made=one.definition)) if one.kind in again else one
-        for one in found
-    ]
+    return [one._replace(definition=_as_it_is(one.definition)) if one.kind in again else one for one in found]
+
+
+def _as_it_is(made: str) -> str:
+    """A statement that runs others, in quotes that are in none of them."""
+    quote = next(one for number in count() if (one := f"$max{number or ''}$") not in made)
+    return AS_IT_IS.format(quote=quote, made=made)

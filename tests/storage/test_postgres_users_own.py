@@ -42,6 +42,8 @@ OWN = {
         CREATE VIEW {elsewhere}.mine WITH (security_barrier)
             AS SELECT size FROM acme_thing WHERE size > ALL ('{1}');
         GRANT SELECT ON {elsewhere}.mine TO PUBLIC; COMMENT ON VIEW {elsewhere}.mine IS 'what''s large?';
+        GRANT UPDATE (size) ON {elsewhere}.mine TO PUBLIC; COMMENT ON COLUMN {elsewhere}.mine.size IS '$max$';
+        ALTER VIEW {elsewhere}.mine ALTER size SET DEFAULT 11;
     """,
     "materialised view": "CREATE MATERIALIZED VIEW mine AS SELECT size FROM acme_thing",
     "materialised view of a view": """
@@ -52,13 +54,14 @@ OWN = {
     "trigger of a column": FUNCTION.format("") + TRIGGER.format("AFTER UPDATE OF gone ON _acme_thing"),
     "disabled trigger": FUNCTION.format("PERFORM new.size;")
     + TRIGGER.format("AFTER UPDATE ON _acme_thing")
-    + ";ALTER TABLE _acme_thing DISABLE TRIGGER mine",
+    + ";ALTER TABLE _acme_thing DISABLE TRIGGER mine; COMMENT ON TRIGGER mine ON _acme_thing IS 'off'",
     "trigger on a view": FUNCTION.format("") + TRIGGER.format("INSTEAD OF INSERT ON acme_thing"),
     "trigger elsewhere": "CREATE TABLE mylog (a INT);"
     + FUNCTION.format("UPDATE _acme_thing SET size = new.a;")
     + TRIGGER.format("AFTER INSERT ON mylog"),
     "rule": "CREATE RULE mine AS ON DELETE TO _acme_thing WHERE old.gone > 5 DO ALSO NOTHING",
-    "rule on a view": "CREATE RULE mine AS ON INSERT TO acme_thing DO INSTEAD NOTHING",
+    "rule on a view": "CREATE RULE mine AS ON INSERT TO acme_thing DO INSTEAD NOTHING;"
+    "COMMENT ON RULE mine ON acme_thing IS 'read'",
     "generated column": "ALTER TABLE _acme_thing ADD COLUMN mine INT GENERATED ALWAYS AS (gone + 1) STORED",
     "column": "ALTER TABLE _acme_thing ADD COLUMN mine TEXT DEFAULT 'x'",
     "table": "CREATE TABLE mine (thing TEXT, gone TEXT)",
@@ -113,10 +116,16 @@ def made_by_users(connection: Any) -> dict[str, str]:
 
 
 def known_of_views(connection: Any) -> list[Any]:
-    """What the server knows of their views beside the statements: readers, options, comments."""
+    """What the server knows beside the statements: readers, options, defaults, comments."""
     sql = """
         SELECT n.nspname, c.relname, CAST(c.relacl AS text), CAST(c.reloptions AS text),
-               obj_description(c.oid, 'pg_class')
+               obj_description(c.oid, 'pg_class'),
+               (SELECT string_agg(concat_ws(':', a.attname, a.attacl, col_description(c.oid, a.attnum),
+                                            pg_get_expr(d.adbin, d.adrelid)), ', ' ORDER BY a.attnum)
+                  FROM pg_attribute AS a LEFT JOIN pg_attrdef AS d ON d.adrelid = c.oid AND d.adnum = a.attnum
+                 WHERE a.attrelid = c.oid AND a.attnum > 0),
+               (SELECT string_agg(x.description, ', ' ORDER BY x.description) FROM pg_description AS x
+                 WHERE x.description IN ('off', 'read'))
           FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
          WHERE n.nspname IN (?, ?) AND c.relkind = 'v' AND c.relname IN ('mine', 'yours') ORDER BY 1, 2
     """
