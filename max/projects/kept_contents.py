@@ -5,12 +5,15 @@ it again.
 
 Rule 2: a content has arrived when as many bytes are there, and their SHA-256 is its name.
 
-Rule 3: blocks of a content are in memory, and pages of names; never all of them.
+Rule 3: a name that no content can have is refused before anything is written: it may be another place.
+
+Rule 4: blocks of a content are in memory, and pages of names; never all of them.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import file_digest
 from itertools import islice, zip_longest
@@ -24,6 +27,7 @@ from ..storage.kept_files import Content, Contents
 BLOCK = 1 << 20  # bytes of a file that are read at a time
 PAGE = 100  # contents that are compared at a time: a server reads all bytes of so many in one statement
 TOGETHER = 8 * 2**20  # bytes of contents that are kept in one step, or a single one that has more
+NAME = re.compile("[0-9a-f]{64}")
 FETCH = "fetch it again: max invalidate, then max sync; nothing was handed over"
 
 
@@ -98,7 +102,7 @@ def _write(place: Path, blocks: Iterator[bytes]) -> None:
 def count_contents(source: Contents, target: Contents) -> int:
     """How many contents are to be copied; MoveRefused names one that the target cannot hold."""
     number, most = 0, target.most_bytes
-    for one in source.listed():
+    for one in _checked(source.listed()):
         number += 1
         if most is not None and one.bytes > most:
             raise MoveRefused(
@@ -110,7 +114,7 @@ def count_contents(source: Contents, target: Contents) -> int:
 
 def copy_contents(source: Contents, target: Contents, counted: Callable[[int], None]) -> None:
     """Copy what is missing, and compare all of it; MoveRefused when one did not arrive as its name says."""
-    listed = source.listed()
+    listed = _checked(source.listed())
     while page := list(islice(listed, PAGE)):
         names = [one.name for one in page]
         there = target.proven(names)
@@ -119,7 +123,7 @@ def copy_contents(source: Contents, target: Contents, counted: Callable[[int], N
             there |= target.proven([one.name for one in some])
         for one in page:
             if there.get(one.name) != one:
-                raise MoveRefused(f"the content {one.name} is not what its name says", hint=FETCH)
+                raise _other_than_named(one)
         counted(len(page))
     for one, came in zip_longest(source.listed(), target.listed()):
         if one != came:
@@ -127,6 +131,19 @@ def copy_contents(source: Contents, target: Contents, counted: Callable[[int], N
                 f"the contents differ at {(one or came).name}",
                 hint="remove what was copied, and move again: max move INSTALLATION --undo",
             )
+
+
+def _checked(contents: Iterable[Content]) -> Iterator[Content]:
+    """The same; MoveRefused when a name is no SHA-256: a database may have one that leads elsewhere."""
+    for one in contents:
+        if not NAME.fullmatch(one.name):
+            raise _other_than_named(one)
+        yield one
+
+
+def _other_than_named(one: Content) -> MoveRefused:
+    name = one.name if NAME.fullmatch(one.name) else repr(one.name)[:80]
+    return MoveRefused(f"the content {name} is not what its name says", hint=FETCH)
 
 
 def _groups(contents: Sequence[Content]) -> Iterator[list[Content]]:

@@ -16,7 +16,7 @@ from max.projects import kept_contents
 from max.projects.kept_contents import FolderContents, contents_of, copy_contents, count_contents
 from max.storage import postgres_contents
 from max.storage.database import Database
-from max.storage.kept_files import MOST_BYTES, Contents, StoredFiles
+from max.storage.kept_files import MOST_BYTES, Content, Contents, StoredFiles
 from max.storage.moves import freeze
 from max.storage.postgres import PostgresDatabase
 from max.storage.sqlite import SqliteDatabase
@@ -188,3 +188,22 @@ def test_a_large_content_is_never_held_as_a_whole(
         assert tracemalloc.get_traced_memory()[1] < 20 * block
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", ["../../evil", "/evil", "", "A" * 64, "a" * 63])
+def test_a_name_that_no_content_can_have_is_refused_and_writes_nothing(name: str, tmp_path: Path) -> None:
+    """As a database has it that others write: it would be a place beside the folder."""
+
+    class Hostile(FolderContents):
+        def listed(self) -> Iterator[Content]:
+            yield Content(name, 4)
+
+        def blocks(self, name: str) -> Iterator[bytes]:
+            yield b"evil"
+
+    here, target = Hostile(tmp_path / "here"), FolderContents(tmp_path / "project" / "deep" / "files")
+    with pytest.raises(MoveRefused, match="is not what its name says"):
+        count_contents(here, target)
+    with pytest.raises(MoveRefused, match="is not what its name says"):
+        copied(here, target)
+    assert [*tmp_path.rglob("*")] == []
