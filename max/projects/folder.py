@@ -586,9 +586,11 @@ class ProjectFolder(ProjectManager):
         return MovedInstallation(now, data.get("settings") or {}, self.credentials(now).stored())
 
     def check_arrival(self, one: MovedInstallation) -> None:
-        """ProjectError when its name is taken, or there is data under it."""
+        """ProjectError when its name is taken, or there is data under it; UsageError when it can be none."""
         info = one.info
         self.refuse_foreign()
+        check_name("connector", info.connector)
+        check_name("installation", info.id)
         self.free_name(info.connector, info.name)
         if os.path.lexists(self._folder(info)):
             raise MoveRefused(
@@ -607,6 +609,7 @@ class ProjectFolder(ProjectManager):
         return SqliteDatabase(folder / DATABASE)
 
     def _arriving(self, info: InstallationInfo) -> Path:
+        check_name("installation", info.id)  # a database that others write could name any place
         return self._installations / f"{ARRIVING}-{info.id}"
 
     def admit(self, coming: Sequence[MovedInstallation]) -> None:

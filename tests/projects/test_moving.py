@@ -33,6 +33,7 @@ from max.errors import (
     SyncRunning,
     UsageError,
 )
+from max.installations.credential_file import StoredSecrets
 from max.installations.encryption import new_key
 from max.model.settings import InstallationInfo
 from max.model.tasks import Status
@@ -41,7 +42,7 @@ from max.projects import moving
 from max.projects.audit import audit_rows, check_audit
 from max.projects.database import ProjectDatabase
 from max.projects.folder import ProjectFolder
-from max.projects.manager import ProjectManager
+from max.projects.manager import MovedInstallation, ProjectManager
 from max.projects.moving import moving_to, undo
 from max.projects.opening import find_project, move_of, unopened
 from max.storage import moves, sqlite
@@ -379,6 +380,20 @@ def test_a_folder_that_has_one_of_that_name_or_its_data_is_refused(home: Path, t
         connection.execute("CREATE TABLE kept (a INTEGER)")
     target.remove(info, keep_data=True)
     refused(home, target.root, MoveRefused, "is there already: data that was kept")
+
+
+@pytest.mark.parametrize("wrong", ["connector", "name", "id"])
+def test_a_database_cannot_lead_what_comes_out_of_the_folder(wrong: str, tmp_path: Path) -> None:
+    """As it has them that others write: each is a part of a path."""
+    target = ProjectFolder.init(tmp_path / "target")
+    names = {"connector": "acme", "name": "default", "id": "a1"} | {wrong: "/../../evil"}
+    info = InstallationInfo(names["connector"], names["name"], names["id"], {}, NOW)
+    one = MovedInstallation(info, {}, StoredSecrets({}))
+    with pytest.raises(UsageError, match="cannot be the name of"):
+        target.check_arrival(one)
+    if wrong == "id":
+        with pytest.raises(UsageError, match="cannot be the name of"):
+            target.drop_arriving(one.info)
 
 
 @pytest.mark.postgres
