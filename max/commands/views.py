@@ -227,7 +227,7 @@ def _work_lines(status: InstallationStatus, now: float) -> list[str]:
         lines.append(f"  problem     {sanitize(work.problem)}")
         again = f"tried again at {until(work.next_at, now)}" if work.next_at and not work.worker else ""
         lines.append(f"{'':{INDENT}}{again and f'{again}; '}at once with: max sync {status.info} --ask")
-    if work.asked:
+    elif work.asked:
         begins = "begins when a worker has room" if status.workers else "start a worker: max worker"
         lines.append(f"  asked       for a sync; {begins}")
     return lines

@@ -227,8 +227,6 @@ class FleetWorker:
     ) -> None:
         table, owner = self._keeper.table, self._keeper.owner
         try:
-            if problem is not None:
-                await in_thread(lambda: table.begun(claim, problem))  # which the one who asked reads
             if lease is not None:
                 await lease.give_back(next_at=next_at, failures=failures, problem=problem)
                 return
@@ -287,7 +285,7 @@ def leased(runtime: InstallationRuntime) -> PostgresLease:
 
 
 async def asked(runtime: InstallationRuntime, what: Any) -> Sync:
-    """The sync that another process has asked for, as ``FleetRuntime`` does."""
+    """The sync that another process has asked for."""
     if what.get("retry") is not None:
         return await runtime.retry_failed(what["retry"] or None)
     options = options_of(what.get("options", {}))

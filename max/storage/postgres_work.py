@@ -99,13 +99,13 @@ KEEP = f"""
 """
 GIVE_BACK = f"""
     UPDATE {{work}}
-       SET owner = NULL, again = FALSE, failures = ?, problem = ?,
-           due = CASE WHEN again OR asked IS NOT NULL THEN {NOW}
-                      WHEN ? THEN NULL ELSE greatest({NOW}, ?) END
+       SET owner = NULL, again = FALSE, failures = ?, problem = CASE WHEN again THEN NULL ELSE ? END,
+           due = CASE WHEN again THEN {NOW}
+                      WHEN ? AND asked IS NULL THEN NULL ELSE greatest({NOW}, ?) END
      WHERE installation = ? AND owner = ? AND attempt = ?
     RETURNING due <= {NOW}
 """
-BEGUN = "UPDATE {work} SET asked = NULL, problem = ? WHERE installation = ? AND attempt = ? AND asked = ?"
+BEGUN = "UPDATE {work} SET asked = NULL WHERE installation = ? AND attempt = ? AND asked = ?"
 WAKE = f"""
     UPDATE {{work}} SET again = owner IS NOT NULL,
            due = CASE WHEN owner IS NULL THEN least(due, {NOW}) ELSE due END
@@ -121,7 +121,6 @@ WANTED = f"""
            CASE WHEN owner IS NULL THEN due END
       FROM {{work}} WHERE installation = ?
 """
-ASKED = "SELECT asked, problem FROM {work} WHERE installation = ?"
 NEXT = f"SELECT min(due), {NOW} FROM {{work}} WHERE due IS NOT NULL AND NOT installation = ANY (?)"
 SHOW_WORKER = f"""
     INSERT INTO {{worker}} (id, until) VALUES (?, {NOW} + {LEASE})
@@ -236,16 +235,10 @@ class WorkTable:
         self._ask(ASK, (json.dumps(dict(what)), installation))
         self.notify()
 
-    def asked(self, installation: str) -> tuple[bool, str]:
-        """Whether what was asked has not begun yet, and why it could not begin; empty: it could."""
-        found = self._ask(ASKED, (installation,))
-        return (found[0][0] is not None, found[0][1] or "") if found else (False, "")
-
-    def begun(self, claim: Claim, problem: str | None = None) -> None:
-        """What was asked has begun, or cannot, for a reason."""
+    def begun(self, claim: Claim) -> None:
+        """What was asked has begun; until then it is tried again, by whoever has the next lease."""
         if claim.asked is not None:
-            asked = json.dumps(dict(claim.asked))
-            self._ask(BEGUN, (problem, claim.installation, claim.attempt, asked))
+            self._ask(BEGUN, (claim.installation, claim.attempt, json.dumps(dict(claim.asked))))
 
     def wake(self, installation: str) -> None:
         """Something of an installation has changed: a worker is to look at it."""

@@ -46,6 +46,12 @@ class Work:
         with PostgresDatabase(shared_url(), self.schema).writer() as connection:
             connection.execute(f"UPDATE work SET {assignment} WHERE installation = ?", (id,))
 
+    def seen(self, id: str) -> tuple[Any, ...]:
+        """Whether something is asked for, why it cannot begin, and when it is due."""
+        with PostgresDatabase(shared_url(), self.schema).reader() as connection:
+            sql = "SELECT asked IS NOT NULL, problem, due FROM work WHERE installation = ?"
+            return tuple(connection.execute(sql, (id,)).fetchone())
+
 
 @pytest.fixture(scope="module")
 def work() -> Iterator[Work]:
@@ -97,6 +103,20 @@ class TestFindingWork:
         assert empty.table.claim("b", []) == []
         empty.table.give_back("a", claim, next_at=None)
         assert [one.asked for one in empty.table.claim("b", [])] == [again]
+
+    def test_what_was_asked_for_and_cannot_begin_is_asked_until_it_has_begun(self, empty: Work) -> None:
+        (id,) = empty.add("one")
+        empty.table.ask(id, {"options": {}})
+        for claim in (claimed(empty.table, id), *empty.table.claim("a", [])):
+            assert claim.asked == {"options": {}}
+            empty.table.give_back("a", claim, next_at=4e9, failures=1, problem="no key")
+            assert empty.seen(id) == (True, "no key", 4e9)
+            assert empty.table.claim("b", []) == []
+            empty.set("due = 0", id)
+        (claim,) = empty.table.claim("a", [])
+        empty.table.begun(claim)
+        empty.table.give_back("a", claim, next_at=None)
+        assert empty.seen(id) == (False, None, None)
 
     def test_a_lease_that_another_one_has_cannot_be_given_back(self, empty: Work) -> None:
         (id,) = empty.add("one")
