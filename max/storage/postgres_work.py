@@ -236,7 +236,7 @@ class WorkTable:
         self.notify()
 
     def begun(self, claim: Claim) -> None:
-        """What was asked has begun; until then it is tried again, by whoever has the next lease."""
+        """What was asked has begun; until then the next lease tries it again."""
         if claim.asked is not None:
             self._ask(BEGUN, (claim.installation, claim.attempt, json.dumps(dict(claim.asked))))
 
