@@ -373,8 +373,14 @@ class TestOddFiles:
     ) -> None:
         file = tmp_path / ".max" / "project.json"
         make(kind, file)
-        assert gated("sync", "acme:default", "-q").status == 0
-        for command in ("ls", "status", "runs", "settings gated:main", "disconnect gated:main --yes"):
+        for command in (
+            "sync acme:default",
+            "ls",
+            "status",
+            "runs",
+            "settings gated:main",
+            "disconnect gated:main --yes",
+        ):
             run = gated(*command.split())
             assert (command, run.status) == (command, 1)
             assert f"{file} is broken: {ODD[kind]}" in run.err
