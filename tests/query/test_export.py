@@ -388,4 +388,5 @@ def test_memory_does_not_grow_with_the_rows(folder: ProjectFolder, tmp_path: Pat
         return found
 
     peak(3_000)  # what is made at the first use
-    assert peak(12_000) < peak(3_000) * 1.1
+    few, many = (min(peak(limit) for _ in range(3)) for limit in (3_000, 12_000))  # others allocate as well
+    assert many < few * 1.1
