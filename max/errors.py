@@ -90,18 +90,19 @@ CANDIDATES = 3  # similar names that an error lists
 HIDDEN = "***"  # in place of a value that may be a secret
 AROUND = 200  # characters of a filter that an error shows before and after the column
 LISTED = 10  # names that an error lists when none is similar
+DAMAGED = "restore a backup, or move the file away and sync again"  # what to do then
 HELP = {"command": "commands: max --help", "option": "options: {where} --help"}  # where a list would be long
 MEANT = """
-add install login link source: connect; browse select: sql search; columns describe desc tables info
-inspect fields: schema; config configure set: settings; continue: resume; delete remove rm uninstall
-unlink logout: disconnect; diff: changes; distinct facet: values; download fetch pull refresh update
-import: sync; dump save to-csv copy: export; file where location: path; grep match: find search; group sum
-aggregate stats total: count; history log logs: changes runs; jobs syncs: runs; kill: cancel; list
-show-all installations sources connectors: ls; new create: init connect; query: search sql; repair
-upgrade: migrate; retry: sync; agent: mcp; server http listen: serve; show view read cat: get; stop: pause
-cancel; version: --version; change edit: --update; columns select: --fields; force: --yes; format:
---output; group-by groupby: --by; max-count head max: --limit; sort orderby order: --order-by; where
-query: --filter
+add install login link source: connect; browse select: sql search;
+columns describe desc tables info inspect fields: schema; config configure set: settings; continue: resume;
+delete remove rm uninstall unlink logout: disconnect; diff: changes; distinct facet: values;
+download fetch pull refresh update import: sync; dump save to-csv copy: export; file where location: path;
+grep match: find search; group sum aggregate stats total: count; history log logs: changes runs;
+jobs syncs: runs; kill: cancel; list show-all installations sources connectors: ls;
+new create: init connect; query: search sql; repair upgrade: migrate; retry: sync; agent: mcp;
+server http listen: serve; show view read cat: get; stop: pause cancel; version: --version;
+change edit: --update; columns select: --fields; force: --yes; format: --output; group-by groupby: --by;
+max-count head max: --limit; sort orderby order: --order-by; where query: --filter
 """  # words that other tools use: what is called so here
 SHORTEST_WAIT, LONGEST_WAIT = 0.25, 31 * 86_400.0  # seconds that a service may ask to wait
 
@@ -476,9 +477,6 @@ class StorageReadOnly(StorageError):
     """The file or its folder cannot be written."""
 
     code = "storage.readonly"
-
-
-DAMAGED = "restore a backup, or move the file away and sync again"
 
 
 class StorageCorrupt(StorageError):
