@@ -2,11 +2,16 @@
 
 The loaders are an author's ordinary ones: they wait for a page of 1,000 dicts and return entities.
 Eight listings run side by side, so that eight pages are often there at the same moment.
+
+Python's garbage collector stops every thread while it looks at all objects of the process, those of the
+imported modules as well.  Each work is probed as it is, and in a process that called ``gc.freeze()``
+after its imports, as docs/embedding.md advises services.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -61,19 +66,28 @@ async def list_items(parent: Ref[Folder], request: PageRequest, env: Env[Fetch])
 def run() -> None:
     """How late the ticks come during each work, against those of an idle loop."""
     idle = asyncio.run(probed(partial(asyncio.sleep, 2)))
-    with fresh_paths() as path:
-        place = path()
-        probes = {
-            "sync": asyncio.run(from_memory(path())),
-            "over HTTP": asyncio.run(over_http(place)),
-            "all()": asyncio.run(read(place)),
-        }
+    probes = probed_works("")
+    gc.collect()
+    gc.freeze()
+    probes |= probed_works(" after gc.freeze()")
+    gc.unfreeze()
     rows = [
         row(f"{name}, {what}", probe, idle, share)
         for name, probe in probes.items()
         for share, (what, _) in MUST.items()
     ]
     report("loop", rows)
+
+
+def probed_works(how: str) -> dict[str, Probe]:
+    """The probe of each work."""
+    with fresh_paths() as path:
+        place = path()
+        return {
+            f"sync{how}": asyncio.run(from_memory(path())),
+            f"over HTTP{how}": asyncio.run(over_http(place)),
+            f"all(){how}": asyncio.run(read(place)),
+        }
 
 
 def row(what: str, probe: Probe, idle: Probe, share: float) -> Row:

@@ -195,7 +195,8 @@ def test_a_stored_record_makes_its_refs_at_the_first_look_and_is_then_as_any_oth
     async def body(database: SqliteDatabase, engine: SqliteEngine) -> list[Post]:
         await engine.store(post, Post("2", team=None), Post("3", title="no team is loaded"))
         found = await engine.query(Post).order_by("id").all()
-        assert not any(map(gc.is_tracked, vars(found[0])["_stored"].values()))  # nothing to follow
+        assert not any(map(gc.is_tracked, found[0]._stored.values()))  # nothing to follow
+        assert not vars(found[0])  # nor a dict of its own
         return found
 
     first, second, third = opened(MEMORY, SCHEMA, body)

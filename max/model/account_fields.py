@@ -313,7 +313,7 @@ def of_installation(schema: Schema, entity: Entity) -> Entity:
         if many.inline is not None and isinstance(values.get(name), list | tuple):
             values = copy(values)
             values[name] = [_member(schema, one) for one in values[name]]
-    made._values = values
+    made._kept = values
     return made
 
 

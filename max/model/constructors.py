@@ -27,11 +27,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from keyword import iskeyword
-from typing import Any, cast
+from typing import Any
 
 from ..errors import NOTHING
 from .entities import LOCAL, Entity, Ref
-from .values import Kind
 
 
 def write_constructor(entity: type[Entity]) -> None:
@@ -42,11 +41,7 @@ def write_constructor(entity: type[Entity]) -> None:
         return
     if all(map(_is_parameter, names)):
         entity._given_names = (*names, "id")
-        entity._given_refs = {
-            name: cast("type[Entity]", holds.target)
-            for name, holds in entity.types().items()
-            if holds.kind is Kind.REF
-        }
+        entity.types()
         setattr(entity, "__init__", _written(entity, names))  # noqa: B010  # mypy knows it as a method
 
 
@@ -64,7 +59,7 @@ def _written(entity: type[Entity], names: Sequence[str]) -> Any:
     scope |= {"_entity": entity, "_inherited": inherited}
     usual = f"return _inherited(_self, id, ({''.join(f'{name}, ' for name in names)}), _others)"
     lines = ["if _others or _type(_self) is not _entity:", f"    {usual}"]
-    for number, (name, target) in enumerate(entity._given_refs.items()):
+    for number, (name, target) in enumerate(entity._refs.items()):
         scope[f"_{number}"] = target
         is_target = f"{name}.entity is _{number} and {name}.scope is _LOCAL"
         lines += [
@@ -75,7 +70,7 @@ def _written(entity: type[Entity], names: Sequence[str]) -> Any:
             "else:",
             f"    {usual}",
         ]
-    ids = {name: f"_id{number}" for number, name in enumerate(entity._given_refs)}
+    ids = {name: f"_id{number}" for number, name in enumerate(entity._refs)}
     kept = [ids.get(name, name) for name in names]
     lines.append(f"_self._given = ({', '.join([*kept, 'id'])},)")
     parameters = ["*", *(f"{name}=_NOTHING" for name in names)] if names else []

@@ -23,7 +23,6 @@ import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime
 from enum import StrEnum
-from functools import cached_property
 from operator import attrgetter
 from typing import (
     TYPE_CHECKING,
@@ -564,7 +563,11 @@ class Field(Generic[V]):
         if instance is None:
             return FieldOf(owner, self.name)
         try:
-            return cast(V, instance._values[self.name])
+            values = instance._kept
+        except AttributeError:
+            values = instance._values
+        try:
+            return cast(V, values[self.name])
         except KeyError:
             raise FieldNotLoaded(type(instance).__name__, self.name) from None
 
@@ -665,11 +668,13 @@ def _check_sources(entity: type[_Declared]) -> None:
 
 @dataclass_transform(kw_only_default=True, eq_default=False, field_specifiers=(key,))
 class _Declared:
+    # Not in a dict of each instance, which the garbage collector would follow as well.
+    __slots__ = ("_given", "_kept", "_stored")
+    _kept: dict[str, Any]  # every value by name, from the first look on
     _stored: dict[str, Any]  # the values of a record that a database held, with the ids of its refs
-    _refs: Mapping[str, type[Entity]]  # of such a record: which entity each ref is of
     _given: tuple[Any, ...]  # what a written constructor got, with ids in place of refs
     _given_names: ClassVar[tuple[str, ...]] = ()  # of each, the id last
-    _given_refs: ClassVar[Mapping[str, type[Entity]]] = {}  # as _refs
+    _refs: ClassVar[Mapping[str, type[Entity]]] = {}  # the fields that are refs, and of which entity
     _fields: ClassVar[dict[str, Field[Any]]] = {}
     _known: ClassVar[frozenset[str]] = frozenset()  # the names of the fields
     _collections: ClassVar[dict[str, Many[Any]]] = {}
@@ -704,6 +709,7 @@ class _Declared:
         cls._fields = {n: f for n, f in declared.items() if isinstance(f, Field)}
         cls._known = frozenset(cls._fields)
         cls._types = cls._children = None
+        cls._refs = {}
         refuse_reserved_names(cls)
         _check_sources(cls)
 
@@ -714,9 +720,9 @@ class _Declared:
             hint = "; a row names members of a collection that is declared with inline=" if listed else ""
             raise TypeError(f"{type(self).__name__} has no field {unknown}{hint}")
         values["id"] = id
-        self._values = values
+        self._kept = values
 
-    @cached_property
+    @property
     def _values(self) -> dict[str, Any]:
         """Every value by name.
 
@@ -724,12 +730,19 @@ class _Declared:
         look at any value.  Until then it has nothing that the garbage collector follows: a hundred
         thousand dicts with refs held every thread for 60 ms, again and again while they were made.
         """
-        if "_given" in self.__dict__:
+        try:
+            return self._kept
+        except AttributeError:
+            self._kept = values = self._made_values()
+            return values
+
+    def _made_values(self) -> dict[str, Any]:
+        if hasattr(self, "_given"):
             pairs = zip(self._given_names, self._given, strict=True)
-            values, refs = {name: one for name, one in pairs if one is not NOTHING}, self._given_refs
+            values = {name: one for name, one in pairs if one is not NOTHING}
         else:
-            values, refs = self._stored, self._refs
-        for name, entity in refs.items():
+            values = self._stored
+        for name, entity in self._refs.items():
             if type(id := values.get(name)) is str:
                 values[name] = Ref(entity, id)
         return values
@@ -828,6 +841,11 @@ def resolve(entity: type[Entity], neighbours: Mapping[str, type[Entity]]) -> Non
         else FieldType.of(_inside(hints, where, name, Field), f"{where}.{name}")
         for name in entity._fields
         if name != "id"
+    }
+    entity._refs = {
+        name: cast("type[Entity]", holds.target)
+        for name, holds in entity._types.items()
+        if holds.kind is Kind.REF
     }
 
 

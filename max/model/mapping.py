@@ -134,7 +134,7 @@ class MappedRows(Sequence[E]):
             return [self[one] for one in range(*at.indices(len(self)))]
         raw = {n: column[at] for n, column in self.columns.items()}
         if self.made:
-            refs = self.entity._given_refs
+            refs = self.entity._refs
             values = {n: _ref_of(refs[n], one) if n in refs else one for n, one in raw.items()}
             return self.entity(self.ids[at], **values)
         return _made(self.entity, self.ids[at], raw, (), self.named)
@@ -323,7 +323,7 @@ def _made(
             values[name] = [rows.member(one.id) for one in values[name]]
     values["id"], values.asked = id, asked
     made = object.__new__(entity)
-    made._values = values
+    made._kept = values
     return made
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
-from typing import Any, Generic, cast
+from typing import Any, Generic
 
 from ..errors import InvalidEntity
 from ..model.columns import EncodedRows, InvalidColumn, decode_column, encode_column, shared
@@ -60,7 +60,6 @@ class TableMapping(Generic[E]):
         self.covered: dict[tuple[str, ...], tuple[tuple[int, ...], tuple[int, ...]]] = {}  # load groups
         self.bitmaps = [bitmap_column(number) for number in range(1 + max(bits.values(), default=0) // BITS)]
         self.load_columns = {group: load_column(group) for group in sorted({0, *load_groups.values()})}
-        self.refs = {n: cast("type[Entity]", t.target) for n, t in self.types.items() if t.kind is Kind.REF}
         self.watched: Mapping[str, str] = {}
         self.moved_columns: dict[str, str] = {}  # of the watched fields
 
@@ -166,7 +165,7 @@ class TableMapping(Generic[E]):
         ids, *columns = zip(*rows, strict=True)
         values, bitmaps = columns[: len(names)], columns[len(names) :]
         decoded = [
-            shared(column) if name in self.refs else decode_column(self.types[name], column)
+            shared(column) if name in self.entity._refs else decode_column(self.types[name], column)
             for name, column in zip(names, values, strict=True)
         ]
         keys = ("id", *names)
@@ -189,7 +188,7 @@ class TableMapping(Generic[E]):
         entity, made = self.entity, []
         for record in records:
             one = object.__new__(entity)
-            one._stored, one._refs = record, self.refs
+            one._stored = record
             made.append(one)
         return made
 
