@@ -604,7 +604,7 @@ def test_wrong_parts_are_refused(tmp_path: Path, way: str) -> None:
 # -- histories -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dies", range(14))
+@pytest.mark.parametrize("dies", range(18))
 def test_a_process_that_dies_at_any_write_has_validators_of_the_rows_that_it_stored(dies: int) -> None:
     """A validator newer than its rows would hide the change that came with it for ever."""
 

@@ -50,8 +50,11 @@ class Task(Entity):
 Rows = dict[str, tuple[str, Sequence[str]]]  # by task, its author and its assignees
 
 
-def boards(rows: Rows, asked: list[str | None]) -> Connector[NoConfig, None]:
-    """A connector of these tasks, two a page; each page begins behind the row before it."""
+def boards(rows: Rows, asked: list[str | None], *, with_authors: bool) -> Connector[NoConfig, None]:
+    """A connector of these tasks, two a page; each page begins behind the row before it.
+
+    Assignees come with their names, and so do authors if it is ``with_authors``.
+    """
 
     @Loader.collection(Board.tasks, brings=[Task, Person], stable=True)
     async def tasks(parent: Ref[Board], request: PageRequest, env: Env[Any]) -> Page[Task]:
@@ -61,7 +64,8 @@ def boards(rows: Rows, asked: list[str | None]) -> Connector[NoConfig, None]:
             Task(id, author=Person.ref(rows[id][0]), assignees=[Person(one) for one in rows[id][1]])
             for id in ids[:2]
         ]
-        people = {name for id in ids[:2] for name in (rows[id][0], *rows[id][1])}
+        people = {name for id in ids[:2] for name in rows[id][1]}
+        people |= {rows[id][0] for id in ids[:2] if with_authors}
         also = [Person(name, name=name.title()) for name in sorted(people)]
         return Page(found, next=ids[1] if len(ids) > 2 else None, also=also)
 
@@ -83,17 +87,18 @@ def boards(rows: Rows, asked: list[str | None]) -> Connector[NoConfig, None]:
     )
 
 
-def people_after(rows: Rows, then: Rows) -> tuple[list[str], int]:
+def people_after(rows: Rows, then: Rows, *, with_authors: bool = True) -> tuple[list[str], int]:
     """Who is there after a second sync, and how many pages it read."""
     asked: list[str | None] = []
 
     async def body() -> tuple[list[str], int]:
-        async with runtime(boards(rows, asked), NoConfig()) as there:
+        async with runtime(boards(rows, asked, with_authors=with_authors), NoConfig()) as there:
             await (await there.sync()).completion()
             rows.clear()
             rows.update(then)
             asked.clear()
             assert (await (await there.sync()).completion()).status is Status.COMPLETED
+            assert [one.id for one in await there.engine.query(Task).order_by(Task.id).all()] == sorted(rows)
             people = await there.engine.query(Person).order_by(Person.id).all()
             return [person.id for person in people], len(asked)
 
@@ -115,3 +120,22 @@ def test_the_assignee_of_a_row_that_is_gone_stays_as_the_author_of_another() -> 
     before: Rows = {"1": ("ada", ["bob"]), "2": ("bob", []), "3": ("ada", [])}
     after = {id: before[id] for id in ("2", "3")}
     assert people_after(before, after)[0] == ["ada", "bob"]
+
+
+def test_with_a_row_goes_its_author_whom_it_alone_assigned() -> None:
+    """Its own fields keep no one back: it goes as well."""
+    before: Rows = {"1": ("ada", ["ada"]), "2": ("bob", ["bob"]), "3": ("bob", [])}
+    after = {id: before[id] for id in ("2", "3")}
+    assert people_after(before, after)[0] == ["bob"]
+
+
+def test_rows_that_go_together_keep_no_one_whom_only_they_name() -> None:
+    before: Rows = {"1": ("ada", ["cy"]), "2": ("cy", ["ada"]), "3": ("bob", []), "4": ("bob", ["bob"])}
+    after = {id: before[id] for id in ("3", "4")}
+    assert people_after(before, after)[0] == ["bob"]
+
+
+def test_someone_whom_fields_alone_name_keeps_no_other_row_back() -> None:
+    before: Rows = {"1": ("ada", ["bob"]), "2": ("bob", []), "3": ("ada", ["ada"]), "4": ("ada", ["cy"])}
+    after: Rows = {"1": ("ada", []), "2": ("bob", []), "3": ("ada", ["ada"])}
+    assert people_after(before, after, with_authors=False)[0] == ["ada", "bob"]

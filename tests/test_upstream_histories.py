@@ -13,28 +13,36 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from max.execution import NO_OPTIONS
-from tests.upstream_model import COLLECTIONS, KINDS
+from tests.upstream_model import COLLECTIONS, KINDS, NICKED, NICKS
 from tests.upstream_world import ALLOWED, RIGHT, Event, History, Sync, live
 
-CHANGES = ("crowd", "group", "box", "item", "item", "tag", "tag", "touch", "delete", "delete", "forget")
+CHANGES = (
+    *("crowd", "group", "box", "item", "item", "tag", "tag", "touch", "nick", "nick"),
+    *("delete", "delete", "forget"),
+)
 DISTURBANCES = (
     "broken",
     "offline",
     "denied",
     "again",
     "kill",
+    "stop",
     "pause",
+    "hesitate",
+    "cancel",
+    "join",
     "twice",
     "miscount",
     "forbid",
     "clock",
     "unread",
     "forgone",
+    "withheld",
 )
 NUMBERS = st.integers(0, 23)
 EVENTS = st.builds(Event, st.sampled_from(CHANGES), NUMBERS, NUMBERS)
 TROUBLE = st.builds(Event, st.sampled_from(DISTURBANCES), NUMBERS)
-BETWEEN = st.builds(Event, st.sampled_from(("source", "forbid", "clock")), NUMBERS)
+BETWEEN = st.builds(Event, st.sampled_from(("source", "forbid", "clock", "abandon")), NUMBERS)
 OPTIONS = st.sampled_from(
     [
         NO_OPTIONS,
@@ -43,6 +51,7 @@ OPTIONS = st.sampled_from(
         ALLOWED.replace(missing_only=True),
         ALLOWED.replace(if_stale=30.0),
         ALLOWED.replace(only=("Item",)),
+        ALLOWED.replace(only=("Item.title", "Group")),
     ]
 )
 SYNCS = st.builds(
@@ -63,6 +72,8 @@ HISTORIES = st.builds(
     st.lists(SYNCS, min_size=1, max_size=5).map(tuple),
     st.booleans(),
     st.booleans(),
+    st.booleans(),
+    st.tuples(*[st.just("listed") | st.sampled_from(NICKS)] * len(NICKED)),
     st.booleans(),
 )
 

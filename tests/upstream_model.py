@@ -3,7 +3,8 @@
 Boxes stand in groups, items in boxes and loose in groups: an item can be reached through several
 collections and be in several at once.  Every collection is listed in full, newest or oldest first
 since a time, or by a token; a feed may tell what becomes of boxes and items.  Pages are short, and
-continue behind a key, or at an offset, with a total or without.
+continue behind a key, or at an offset, with a total or without.  Nicks, and what comes with them, are
+listed too, or are requested by the ids of their rows, one by one or in batches.
 """
 
 from __future__ import annotations
@@ -14,21 +15,28 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from max.errors import SyncTokenRefused, UpstreamMissing
-from max.model.entities import Entity, Field, Many, ManyOf, Ref
-from max.model.loaders import Loader, PageRequest, Watermark
+from max.model.entities import Entity, Field, FieldOf, Many, ManyOf, Ref
+from max.model.loaders import STATIC, Loader, PageRequest, Watermark
 from max.model.plan import Step, SyncPlan
-from max.model.query import Page
+from max.model.query import Batch, Page
 from max.model.schema import Schema
 
 EPOCH = datetime(2030, 1, 1, tzinfo=UTC)
 PAGE = 2  # items on one
 KINDS = ("full", "newest", "oldest", "token", "offset", "counted")
+WHOLE = ("full", "offset", "counted")  # the kinds that list everything each time
+NICKS = ("listed", "one", "batch", "moved", "static")  # how nicks are loaded: "moved" when the row has
+
+
+class Keeper(Entity):
+    """Someone whom items name, and of whom nothing is known."""
 
 
 class Tag(Entity):
     """A tag of items, which name it themselves."""
 
     title: Field[str] = Field()
+    nick: Field[str] = Field()
 
 
 class Item(Entity):
@@ -38,6 +46,9 @@ class Item(Entity):
     box: Field[Ref[Box] | None] = Field()
     tags: Many[Tag] = Many(inline="tags")
     changed: Field[datetime] = Field()
+    nick: Field[str] = Field()
+    keeper: Field[Ref[Keeper] | None] = Field()
+    favourite: Field[Ref[Tag] | None] = Field()
 
 
 class Box(Entity):
@@ -46,6 +57,7 @@ class Box(Entity):
     title: Field[str] = Field()
     group: Field[Ref[Group]] = Field()
     changed: Field[datetime] = Field()
+    nick: Field[str] = Field()
     items: Many[Item] = Many(by=lambda: Item.box)
 
 
@@ -54,6 +66,7 @@ class Group(Entity):
 
     title: Field[str] = Field()
     changed: Field[datetime] = Field()
+    nick: Field[str] = Field()
     boxes: Many[Box] = Many(by=lambda: Box.group)
     loose: Many[Item] = Many()
 
@@ -64,7 +77,8 @@ class Root(Entity):
     groups: Many[Group] = Many()
 
 
-SCHEMA = Schema([Root, Group, Box, Item, Tag], roots=[Root])
+SCHEMA = Schema([Root, Group, Box, Item, Tag, Keeper], roots=[Root])
+NICKED: Sequence[type[Entity]] = (Group, Box, Item, Tag)  # the entities that have nicks
 ROOT = Ref(Root, "r")
 COLLECTIONS: Sequence[ManyOf[Any, Any]] = (Root.groups, Group.boxes, Group.loose, Box.items)
 TAGS = repr(Item.tags)
@@ -79,18 +93,21 @@ class Thing:
     id: str
     title: str
     places: set[tuple[str, str]]  # collections, with the id of the parent
+    nick: str = ""
     changed: int = 0
     tags: Callable[[str], list[Entity]] = lambda item: []
+    besides: Callable[[Thing], dict[str, Any]] = lambda thing: {}
 
     def parent(self, many: ManyOf[Any, Any]) -> str | None:
         """The one parent in a collection that it refers to."""
         return next((id for name, id in self.places if name == repr(many)), None)
 
-    def entity(self) -> Entity:
-        """As it is listed."""
-        values: dict[str, Any] = {"title": self.title, "changed": EPOCH + timedelta(seconds=self.changed)}
+    def entity(self, besides: Mapping[str, Any] | None = None) -> Entity:
+        """As it is listed, or with these fields besides."""
+        values = {"title": self.title, **(self.besides(self) if besides is None else besides)}
         if self.kind is Tag:
-            return Tag(self.id, title=self.title)
+            return Tag(self.id, **values)
+        values["changed"] = EPOCH + timedelta(seconds=self.changed)
         if self.kind is Item:
             values["tags"] = self.tags(self.id)
             box = self.parent(Box.items)
@@ -113,6 +130,8 @@ class Upstream:
     polite: bool = True  # a refused token is an error; else the page says that it is full
     narrow: bool = False  # the listings of loose items do not say in which box an item is
     watched: bool = False  # a parent changes with what is in it, and its collections are listed then alone
+    nicks: Mapping[type[Entity], str] = field(default_factory=dict)  # how they are loaded; else listed
+    account: int = 0
     moved: set[str] = field(default_factory=set)  # the rows that moved since the sync began
     steady: set[str] = field(default_factory=set)  # the rows that existed all the time since the sync began
 
@@ -125,7 +144,8 @@ class Upstream:
     def create(self, kind: type[Entity], id: str, *places: tuple[str, str]) -> None:
         """Create a row, or restore a deleted one."""
         self.gone.pop(id, None)
-        self.things[id] = Thing(kind, id, "new", set(places), tags=self.tags)
+        nick = f"nick {self.clock}"
+        self.things[id] = Thing(kind, id, "new", set(places), nick, tags=self.tags, besides=self._besides)
         self.moved.add(id)
         self.touch(id)
 
@@ -146,6 +166,13 @@ class Upstream:
         self.things[id].changed = self.clock
         self.things[id].title = title or self.things[id].title
         self._touch_parents(self.things[id].places)
+
+    def rename(self, id: str, nick: str) -> None:
+        """Change a row's nick; the row changes with it where listings have to show that."""
+        thing = self.things[id]
+        thing.nick = nick
+        if self.way(thing.kind) in ("listed", "moved"):
+            self.touch(id)
 
     def put(self, id: str, places: set[tuple[str, str]]) -> None:
         """Move a row, at most once in a sync.
@@ -180,6 +207,7 @@ class Upstream:
     def replace(self, number: int) -> None:
         """Be another account, some of whose rows have the ids of this one's."""
         self.things, self.gone, self.clock, self.life = {}, {}, 0, self.life + 1_000
+        self.account += 1
         self.steady = set()
         for group in range(1 + number % 3):
             self.create(Group, f"g{group}", ("Root.groups", ROOT.id))
@@ -193,13 +221,44 @@ class Upstream:
 
     def state(self) -> State:
         """What a copy must hold."""
-        rows: dict[str, set[Any]] = {"Group": set(), "Box": set(), "Item": set(), "Tag": set()}
+        rows: dict[str, set[Any]] = {kind.__name__: set() for kind in (*NICKED, Keeper)}
         members: dict[str, set[str]] = {repr(many): set() for many in (*COLLECTIONS, Item.tags)}
         for thing in self.things.values():
-            rows[thing.kind.__name__].add(signature(thing.entity()))
+            rows[thing.kind.__name__].add(signature(thing.entity(self.nick(thing))))
             for name, parent in thing.places:
                 members[name].add(f"{parent}/{thing.id}")
         return rows, members
+
+    def way(self, kind: type[Entity]) -> str:
+        """How the nicks of a kind are loaded."""
+        return self.nicks.get(kind, "listed")
+
+    def apart(self) -> list[type[Entity]]:
+        """The kinds whose nicks have a loader of their own."""
+        return [kind for kind in NICKED if self.way(kind) != "listed"]
+
+    def _besides(self, thing: Thing) -> dict[str, Any]:
+        return self.nick(thing) if self.way(thing.kind) == "listed" else {}
+
+    def nick(self, thing: Thing) -> dict[str, Any]:
+        """The nick of a row, and what comes with it."""
+        is_static = self.way(thing.kind) == "static"
+        nick = f"{thing.id} of {self.account}" if is_static else thing.nick
+        if thing.kind is not Item:
+            return {"nick": nick}
+        first = None if is_static else next(iter(self.tags(thing.id)), None)
+        keeper = Ref(Keeper, nick) if len(nick) % 2 else None
+        return {"nick": nick, "keeper": keeper, "favourite": None if first is None else Tag.ref(first.id)}
+
+    def in_full(self) -> list[ManyOf[Any, Any]]:
+        """The collections of which every sync lists everything, and that for every parent there is."""
+        found: list[ManyOf[Any, Any]] = []
+        for many in COLLECTIONS:  # parents first
+            parents = [one for one in COLLECTIONS if one.child is many.parent]
+            in_feed = self.feed and many in COVERED
+            if self.kinds[repr(many)] in WHOLE and not in_feed and all(one in found for one in parents):
+                found.append(many)
+        return found
 
     # -- how it answers ------------------------------------------------------------------------
 
@@ -213,10 +272,21 @@ class Upstream:
         ]
         return page.replace(items=items)
 
+    def answer(self, kind: type[Entity], ids: Sequence[str]) -> Page[Entity]:
+        """The nicks of the rows with some ids; of those that are gone, some are left out."""
+        known = [self.things[id] for id in ids if id in self.things]
+        gone = {id: UpstreamMissing(f"{id} is gone") for id in ids if id not in self.things}
+        failed = {id: error for id, error in gone.items() if len(ids) == 1 or self.clock % 2}
+        return Page([kind(thing.id, **self.nick(thing)) for thing in known], failed=failed)
+
     def brings(self, many: ManyOf[Any, Any]) -> Sequence[Any]:
         """The fields that the listings of a collection bring."""
         silent = Item.box if self.narrow and many == Group.loose else None
-        return [field for field in FIELDS[many.child] if field != silent]
+        return [field for field in self.fields(many.child) if field != silent]
+
+    def fields(self, kind: type[Entity]) -> list[Any]:
+        """The fields of a kind that are listed."""
+        return [*FIELDS[kind], *(nick_fields(kind) if self.way(kind) == "listed" else [])]
 
     def _listed(self, many: ManyOf[Any, Any], parent: Ref[Any], request: PageRequest) -> Page[Any]:
         """A page in the collection's way of listing."""
@@ -326,14 +396,17 @@ FIELDS: Mapping[type[Entity], Sequence[Any]] = {
     Group: [Group.title, Group.changed],
     Box: [Box.title, Box.group, Box.changed],
     Item: [Item.title, Item.box, Item.tags, Item.changed],
+    Tag: [Tag.title],
 }
 SWEEP = timedelta(days=3650)
+AT_ONCE = 2  # rows whose nicks a batch loads
 COVERED: Sequence[ManyOf[Any, Any]] = (Group.boxes, Box.items)  # by the feed
 
 
-def loaders(
-    upstream: Upstream, ask: Callable[[str, str, PageRequest, Callable[[], Page[Any]]], Any]
-) -> list[Loader[Any]]:
+Ask = Callable[[str, str, PageRequest, Callable[[], Page[Any]]], Any]
+
+
+def loaders(upstream: Upstream, ask: Ask) -> list[Loader[Any]]:
     """The loaders; ``ask`` lets every request take time or fail."""
 
     def lister(many: ManyOf[Any, Any]) -> Loader[Any]:
@@ -350,7 +423,7 @@ def loaders(
         )
         sweep = None if kind in ("full", "offset", "counted") else SWEEP
         stable = kind not in ("newest", "offset", "counted")
-        brings = [*upstream.brings(many), *([Tag.title] if many.child is Item else [])]
+        brings = [*upstream.brings(many), *(upstream.fields(Tag) if many.child is Item else [])]
         watches = upstream.watched and many.parent is not Root and not (upstream.feed and many in COVERED)
         declare = Loader.collection(
             many,
@@ -367,15 +440,46 @@ def loaders(
 
     found = [lister(many) for many in COLLECTIONS]
     if upstream.feed:
-        brings = [*FIELDS[Box], *FIELDS[Item], Tag.title]
+        brings = [field for kind in (Box, Item, Tag) for field in upstream.fields(kind)]
         found.append(Loader.feed(Root, brings=brings, covers=COVERED)(changes))
-    return found
+    return found + [nick_loader(upstream, ask, kind) for kind in upstream.apart()]
+
+
+def nick_loader(upstream: Upstream, ask: Ask, kind: type[Entity]) -> Loader[Any]:
+    """Loads the nicks of a kind, with what comes with them, by the ids of rows."""
+
+    async def load_some(refs: Sequence[Ref[Any]], env: Any) -> Batch[Any]:
+        ids = [ref.id for ref in refs]
+        page = await ask(f"{kind.__name__}.nick", ids[0], PageRequest(), lambda: upstream.answer(kind, ids))
+        return Batch(page.items, page.failed)
+
+    async def load_one(ref: Ref[Any], env: Any) -> Entity:
+        batch = await load_some([ref], env)
+        for error in batch.failed.values():
+            raise error
+        one: Entity = batch.items[0]
+        return one
+
+    way, fields = upstream.nicks[kind], nick_fields(kind)
+    load_one.__name__ = load_some.__name__ = f"load_nicks_of_{kind.__name__.lower()}"
+    ttl = STATIC if way == "static" else None
+    if way == "one":
+        return Loader.entity(*fields)(load_one)
+    when = FIELDS[kind][-1] if way == "moved" and kind is not Tag else None
+    return Loader.entity_batched(*fields, size=AT_ONCE, ttl=ttl, refresh_when=when)(load_some)
+
+
+def nick_fields(kind: type[Entity]) -> list[Any]:
+    """The nick of a kind, and what comes with it."""
+    return [Item.nick, Item.keeper, Item.favourite] if kind is Item else [FieldOf(kind, "nick")]
 
 
 def plan(upstream: Upstream) -> SyncPlan:
-    """Everything, parents first; boxes and loose items side by side."""
+    """Everything, parents first; boxes and loose items side by side, and the nicks of groups with them."""
+    nicks = {kind: Step.for_all(kind).load_fields(*nick_fields(kind)) for kind in upstream.apart()}
     inside = [Step.for_all(Group).load_collection(many) for many in (Group.boxes, Group.loose)]
+    inside += [nicks.pop(kind) for kind in (Group,) if kind in nicks]
     follow = [Step.for_root(ROOT).follow("changes")] if upstream.feed else []
     groups = Step.for_root(ROOT).load_collection(Root.groups)
     items = Step.for_all(Box).load_collection(Box.items)
-    return SyncPlan([*follow, groups, Step.concurrent(inside), items])
+    return SyncPlan([*follow, groups, Step.concurrent(inside), items, *nicks.values()])

@@ -1,7 +1,7 @@
 """Processes that copy a changing upstream, one after the other, in virtual time.
 
-A process may be killed: what it would still write is lost, and the next one finds the file as it
-was left.
+Each is a runtime, as a program has it.  It may be killed: what it would still write is lost, and the
+next one finds the file as it was left.
 """
 
 from __future__ import annotations
@@ -15,39 +15,46 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from max.core import SyncOptions
-from max.engine import SqliteEngine, SqliteSyncMeta
+import pytest
+
+from max.connector import Installation, NoConfig
+from max.core import Store, SyncOptions
 from max.errors import (
     Interrupted,
     NotFound,
     Offline,
     PermissionDenied,
+    StorageEmpty,
     StorageError,
     SyncError,
     UpstreamBroken,
 )
-from max.execution import NO_OPTIONS, SyncContext, SyncExecutor, SyncHandle
+from max.execution import NO_OPTIONS, SyncHandle
 from max.model.loaders import PageRequest
+from max.model.plan import SyncPlan
 from max.model.query import Page
-from max.model.settings import Settings
-from max.model.tasks import Status, SyncResult
+from max.model.settings import InstallationInfo, Settings
+from max.model.tasks import BLOCKED, Status, SyncCommand, SyncResult
+from max.query.maintenance import request
+from max.runtime import InstallationRuntime
 from max.storage.database import Connection
-from max.storage.leases import new_worker
 from max.storage.postgres import PostgresDatabase
 from max.storage.sqlite import SqliteDatabase
-from max.storage.task_store import SqliteTaskStore
-from max.upstream.operations import Limits, OperationRunner
-from tests.contract.places import lasting_place
+from max.upstream.credentials import CredentialProvider, MemoryCredentials
+from max.upstream.recording import UpstreamAccess
+from tests.contract.places import database_at, lasting_place
 from tests.sample import sample
 from tests.scenes import Patient, run
 from tests.upstream_model import (
     COLLECTIONS,
+    NICKED,
     ROOT,
     SCHEMA,
     TAGS,
     Box,
     Group,
     Item,
+    Keeper,
     Root,
     State,
     Tag,
@@ -56,7 +63,7 @@ from tests.upstream_model import (
     plan,
     signature,
 )
-from tests.virtual_time import later, now
+from tests.virtual_time import later
 
 T = TypeVar("T")
 
@@ -64,8 +71,12 @@ START = 1_900_000_000.0  # seconds since the epoch: when virtual time begins
 RIGHT = SyncOptions(check_deletes=True, allow_removals=True)
 ALLOWED = SyncOptions(allow_removals=True)
 EAGER = Settings(removal_share=0.5)
+AT_ONCE = 3  # tasks that run side by side
 JUMPS = (0.0, 3_600.0, -86_400.0, 30.0, -31_536_000.0)  # seconds by which a clock may be off
 
+LIES_OF_FEEDS = ("again", "twice", "miscount")
+LIES = (*LIES_OF_FEEDS, "unread", "forgone")
+LIES_OF_IDS = ("unread", "forgone", "withheld")
 UNREAD = {"unread": UpstreamBroken, "forgone": PermissionDenied}  # what becomes of an item, and why
 
 
@@ -113,6 +124,8 @@ class History:
     narrow: bool = False  # the listings of loose items do not say in which box an item is
     watched: bool = False  # a parent changes with what is in it, and its collections are listed then alone
     conditional: bool = False  # pages have validators, and are not sent again when they are as they were
+    nicks: tuple[str, ...] = ("listed",) * len(NICKED)  # how they are loaded
+    plain: bool = False  # the first of the undisturbed syncs looks for changes alone
 
 
 def change(upstream: Upstream, event: Event) -> None:
@@ -136,9 +149,12 @@ def change(upstream: Upstream, event: Event) -> None:
         place(upstream, Tag, f"t{a % 3}", {(TAGS, item) for item in some})
     elif event.what == "forget":
         upstream.life += 1
-    elif upstream.things and event.what in ("touch", "delete"):
+    elif upstream.things and event.what in ("touch", "delete", "nick"):
         id = sorted(upstream.things)[a % len(upstream.things)]
-        upstream.touch(id, f"title {b}") if event.what == "touch" else upstream.delete(id)
+        if event.what == "nick":
+            upstream.rename(id, f"nick {b}")
+        else:
+            upstream.touch(id, f"title {b}") if event.what == "touch" else upstream.delete(id)
 
 
 def place(upstream: Upstream, kind: Any, id: str, places: set[tuple[str, str]]) -> None:
@@ -150,12 +166,19 @@ def place(upstream: Upstream, kind: Any, id: str, places: set[tuple[str, str]]) 
 
 
 def lie(event: Event, request: PageRequest, page: Page[Any]) -> Page[Any]:
-    """The page as a source sends it that repeats a cursor or a row, counts wrongly, or fails to read one."""
+    """The page as a source sends it that repeats a cursor or a row, counts wrongly, or fails to read one.
+
+    Of what is requested by ids, it may leave out the values of a row.
+    """
     if event.what in UNREAD and page.items:
         at = event.a % len(page.items)
         error = UNREAD[event.what]("it could not be read")
         items = [item for number, item in enumerate(page.items) if number != at]
         return page.replace(items=items, failed={page.items[at].id: error})
+    if event.what == "withheld" and page.items:
+        at = event.a % len(page.items)
+        items = [type(one)(one.id) if number == at else one for number, one in enumerate(page.items)]
+        return page.replace(items=items)
     if event.what == "again" and request.cursor is not None and page.next is not None:
         return page.replace(next=request.cursor)
     if event.what == "twice" and page.items:
@@ -204,6 +227,14 @@ class MortalSchema(Mortal, PostgresDatabase):
     """A schema of a server."""
 
 
+class Unhurried(UpstreamAccess):
+    """Waits before a retry are the longest that there may be."""
+
+    def jitter(self) -> float:
+        """No chance."""
+        return 1.0
+
+
 class World:
     """An upstream and its copy in a database, from one process to the next.
 
@@ -212,22 +243,48 @@ class World:
 
     def __init__(self, history: History, place: str | Path) -> None:
         self.history, self.place = history, place
+        self.loop = asyncio.get_running_loop()  # also of the clock that a database's thread reads
         kinds = {repr(many): kind for many, kind in zip(COLLECTIONS, history.kinds, strict=True)}
         # What a feed alone brought of another account's row is not asked for again: it is only stale.
         moves = any(event.what == "source" for sync in history.syncs for event in sync.before)
         narrow = history.narrow and not (history.feed and moves)
-        watched = history.watched
-        self.upstream = Upstream(kinds, history.feed, polite=history.polite, narrow=narrow, watched=watched)
-        self.connector = sample(name="model", schema=SCHEMA, loaders=loaders(self.upstream, self.ask))
+        self.upstream = Upstream(
+            kinds,
+            history.feed,
+            polite=history.polite,
+            narrow=narrow,
+            watched=history.watched,
+            nicks=dict(zip(NICKED, history.nicks, strict=True)),
+        )
+        self.connector = sample(
+            name="model",
+            schema=SCHEMA,
+            loaders=loaders(self.upstream, self.ask),
+            seeder=self._seed,
+            initialise=self._initialise,
+            config=NoConfig,
+        )
         self.during: dict[int, Event] = {}
         self.asked = self.unchanged = 0
         self.requests: list[Request] = []
         self.settings, self.set_back = EAGER, 0.0  # seconds by which the clock is off
-        self.source = 0  # of the configuration
         self.forbidden: set[str] = set()  # parents whose collections may not be read
         self.past: list[str] = []  # syncs
         self.handle: SyncHandle | None = None
         self.killed = asyncio.Event()
+
+    async def _initialise(self, config: NoConfig, credentials: CredentialProvider) -> Installation[NoConfig]:
+        return Installation(config)
+
+    async def _seed(self, context: NoConfig, store: Store) -> SyncPlan:
+        await store.store(Root(ROOT.id))
+        return plan(self.upstream)
+
+    @property
+    def info(self) -> InstallationInfo:
+        """The installation, as it is configured now."""
+        config = {"account": self.upstream.account}
+        return InstallationInfo("model", "default", "1", config, START, self.settings)
 
     async def ask(
         self, name: str, parent: str, request: PageRequest, answer: Callable[[], Page[Any]]
@@ -244,8 +301,9 @@ class World:
             raise PermissionDenied(f"{parent} may not be read")
         page = answer()
         await later(delays[number * 7 % len(delays)])
-        answered = page if name == "feed" and event.what in UNREAD else lie(event, request, page)
-        if self.history.conditional and name != "feed":
+        believed = LIES_OF_FEEDS if name == "feed" else LIES if name in self.upstream.kinds else LIES_OF_IDS
+        answered = lie(event, request, page) if event.what in believed else page
+        if self.history.conditional and name in self.upstream.kinds:
             answered = answered.replace(validator=f"{signatures(answered)} of {answered.total}")
             if answered.validator == request.validator:
                 self.unchanged += 1
@@ -256,7 +314,7 @@ class World:
 
     def clock(self) -> float:
         """This machine's time."""
-        return START + now() - self.set_back
+        return START + self.loop.time() - self.set_back
 
     async def _disturb(self, event: Event) -> None:
         errors = {"broken": UpstreamBroken, "offline": Offline, "denied": PermissionDenied}
@@ -267,11 +325,25 @@ class World:
             self.forbidden.add(places[event.a % len(places)])
         if what == "clock":
             self.set_back = JUMPS[event.a % len(JUMPS)]
-        if what == "pause" and self.handle is not None:
-            await self.handle.pause()
+        if self.handle is not None:
+            await self._steer(self.handle, what)
+        if what == "stop":
+            self.killed.set()
+            await asyncio.Event().wait()
         if what == "kill":
             self.database.kill()
             await asyncio.Event().wait()
+
+    async def _steer(self, handle: SyncHandle, what: str) -> None:
+        """What a program does to its sync."""
+        if what in ("pause", "hesitate"):
+            await handle.pause()
+        if what == "hesitate":
+            assert await handle.resume() is handle
+        if what == "cancel":
+            await handle.cancel()
+        if what == "join":
+            assert (await self.runtime.sync()).id == handle.id
 
     async def open(self) -> None:
         """A process begins."""
@@ -279,53 +351,36 @@ class World:
         url, _, schema = str(self.place).partition("#")
         self.database: Mortal = MortalSchema(url, schema) if schema else MortalFile(self.place)
         self.database.killed = self.killed
-        await self.database.start()
-        resolver = self.connector.resolver
-        self.engine = SqliteEngine(self.database, resolver)
-        await self.engine.start()
-        await self.engine.store(Root(ROOT.id))
-        self.meta = SqliteSyncMeta(self.database, self.engine)
-        self.executor = SyncExecutor(
-            SqliteTaskStore(self.database),
-            SyncContext(
-                "model",
-                self.connector,
-                None,
-                self.engine,
-                self.meta,
-                OperationRunner(Limits()),
-                self.clock,
-                lambda: 1.0,
-                self.settings,
-                str(self.source),
-            ),
-            worker=new_worker(),
-            after=self.engine.tidy,
-            cap=3,
-        )
-        await self.executor.start()
+        credentials = CredentialProvider(MemoryCredentials(), ())
+        parts = self.info, self.connector, NoConfig(), credentials, self.database
+        self.runtime = InstallationRuntime(*parts, recording=Unhurried(), clock=self.clock)
+        await self.runtime.start()
+        self.engine, self.meta = self.runtime._engine, self.runtime.sync_meta
+        assert self.runtime._live is not None
+        self.runtime._live.executor.cap = AT_ONCE
 
     async def close(self) -> None:
         """The process ends, or was killed."""
-        await self.executor.stop()
-        dead, self.database.dead, self.database.left = self.database.dead, False, None
-        if dead:
-            await self.database.transact(_make_worker_dead)
-        await self.database.stop()
+        await self.runtime.stop()
+        if self.database.dead:
+            with database_at(self.place).writer() as connection:
+                _make_worker_dead(connection)
 
-    def _change_source(self, event: Event) -> None:
-        """Connect to another account, whose rows have the same ids and are older."""
-        self.source += 1
-        self.upstream.replace(event.a)
+    async def _before(self, event: Event) -> None:
+        """What happens while no process runs: another account has rows with the same ids that are older."""
+        if event.what == "source":
+            self.upstream.replace(event.a)
+        elif event.what == "abandon":
+            with contextlib.suppress(SyncError, StorageEmpty):
+                request(database_at(self.place), self.info, SyncCommand.CANCEL, now=self.clock())
+        elif event.what in ("forbid", "clock"):
+            await self._disturb(event)
+        change(self.upstream, event)
 
     async def sync(self, one: Sync) -> SyncResult | None:
         """The result of one sync in a process of its own; None when it was killed."""
         for event in one.before:
-            if event.what == "source":
-                self._change_source(event)
-            elif event.what in ("forbid", "clock"):
-                await self._disturb(event)
-            change(self.upstream, event)
+            await self._before(event)
         await self.open()
         try:
             hidden = await self.hidden()
@@ -338,47 +393,62 @@ class World:
             await self.close()
 
     async def _run(self, one: Sync) -> SyncResult | None:
-        unfinished = await self.executor.unfinished()
         self.during, self.asked = dict(one.during), 0
-        if unfinished is not None and not one.restart:
-            self.handle = await self.executor.resume(unfinished)
-        else:
-            self.upstream.begin()
-            self.handle = await self._begin(one)
-        self.past.append(self.handle.id)
-        ended, killed = asyncio.create_task(self.handle.completion()), asyncio.create_task(self.killed.wait())
         self.database.left = one.dies
+        try:
+            handle = await self._begin(one)
+        except StorageError:
+            assert self.killed.is_set()
+            return None
+        assert self.asked == 0
+        if handle.id not in self.past:
+            self.upstream.begin()
+        self.past.append(handle.id)
+        self.handle = handle
+        ended, killed = asyncio.create_task(handle.completion()), asyncio.create_task(self.killed.wait())
         await asyncio.wait([ended, killed], return_when=asyncio.FIRST_COMPLETED)
         killed.cancel()
         if not self.killed.is_set():
-            return await ended
-        await self.executor.stop()
+            return await self._ended(handle, await ended)
+        await self.runtime.stop()
         outcome = await asyncio.gather(ended, return_exceptions=True)
         assert isinstance(outcome[0], Interrupted | StorageError)
         return None
 
     async def _begin(self, one: Sync) -> SyncHandle:
+        """Retry an old sync, or begin one; what is unfinished goes on with the options it was begun with."""
         if one.retry is not None and self.past:
             with contextlib.suppress(SyncError, NotFound):
-                return await self.executor.retry(self.past[-1 - one.retry % len(self.past)])
-        return await self.executor.begin(plan(self.upstream), one.options)
+                return await self.runtime.retry_failed(self.past[-1 - one.retry % len(self.past)])
+        if one.restart:
+            return await self.runtime.sync(one.options, discard_unfinished=True)
+        with contextlib.suppress(SyncError):
+            return await self.runtime.sync(one.options)
+        return await self.runtime.sync()
+
+    async def _ended(self, handle: SyncHandle, result: SyncResult) -> SyncResult:
+        """A sync that was cancelled is over for good."""
+        if result.status is Status.CANCELLED:
+            commands: list[Callable[[], Awaitable[object]]] = [handle.resume, handle.pause, handle.cancel]
+            for command in commands:
+                with pytest.raises(SyncError):
+                    await command()
+        return result
 
     async def hidden(self) -> set[str]:
-        """The ids of the rows that are hidden."""
-
-        def read(connection: Connection) -> set[str]:
-            sql = 'SELECT _id FROM "{}" WHERE _removed_at IS NOT NULL'
-            tables = [mapping.table for mapping in self.engine.tables._mappings.values()]
+        """The ids of the rows that are hidden, also of a process that is dead."""
+        sql = 'SELECT _id FROM "{}" WHERE _removed_at IS NOT NULL'
+        tables = [mapping.table for mapping in self.engine.tables._mappings.values()]
+        with database_at(self.place).reader() as connection:
             return {id for table in tables for (id,) in connection.execute(sql.format(table))}
-
-        return await self.database.read(read)
 
     async def state(self) -> State:
         """What the database holds."""
         await self.open()
         rows, members = {}, {}
-        for kind in (Group, Box, Item, Tag):
-            rows[kind.__name__] = {signature(one) for one in await self.engine.query(kind).all()}
+        for kind in (*NICKED, Keeper):
+            stored: list[Any] = await self.engine.query(kind).all()
+            rows[kind.__name__] = {signature(one) for one in stored}
         for many in (*COLLECTIONS, Item.tags):
             parents: list[Any] = await self.engine.query(many.parent).all()
             pages = [(one.id, await self.engine.load_collection(one.ref(one.id), many)) for one in parents]
@@ -406,6 +476,31 @@ def shown(row: str, history: History) -> str:
     return re.sub("box=[^,]*, ", "", row) if history.narrow else row
 
 
+async def after_plain_sync(world: World) -> dict[str, Any]:
+    """What is not as a sync without options promises that is not disturbed.
+
+    It fetches whatever has come or changed.  What is gone it sees where every listing on the way to
+    it is of everything; elsewhere it may ask for a row that is gone, and where all are, a step is blocked.
+    """
+    history = world.history
+    result = await world.sync(Sync(restart=True, options=ALLOWED))
+    assert result is not None
+    (rows, members), (there, whose) = await world.state(), world.upstream.state()
+    seen = {kind: {shown(one, history) for one in rows[kind]} for kind in there}
+    due = {kind: {shown(one, history) for one in there[kind]} for kind in there}
+    full, there_is = world.upstream.in_full(), (None, *world.upstream.things)
+    partly = {many.child.__name__ for many in COLLECTIONS if many not in full}
+    partly |= {"Tag"} if "Item" in partly else set()  # items name them
+    found = {
+        "status": [] if result.status.final and result.status is not Status.CANCELLED else [result.status],
+        "failures": [one for one in result.failures if one.code != BLOCKED and one.id in there_is],
+        "lacking": {kind: lost for kind in there if (lost := due[kind] - seen[kind])},
+        "left over": {kind: more for kind in {*there} - partly if (more := seen[kind] - due[kind])},
+        "members": {many: members[repr(many)] for many in full if members[repr(many)] != whose[repr(many)]},
+    }
+    return {what: some for what, some in found.items() if some}
+
+
 def live(history: History) -> dict[str, tuple[Any, Any]]:
     """Run a history and one undisturbed sync; the differences between copy and upstream."""
 
@@ -414,21 +509,12 @@ def live(history: History) -> dict[str, tuple[Any, Any]]:
         for one in history.syncs:
             await world.sync(one)
         world.forbidden.clear()
-        lacking: dict[str, set[Any]] = {}
-        if history.watched:  # what has moved is fetched, whether or not all listings show what is gone
-            await world.sync(Sync(restart=True, options=ALLOWED))
-            (rows, _), (there, _) = await world.state(), world.upstream.state()
-            seen = {kind: {shown(one, history) for one in rows[kind]} for kind in there}
-            lacking = {
-                kind: lost
-                for kind in there
-                if (lost := {shown(one, history) for one in there[kind]} - seen[kind])
-            }
+        plain = await after_plain_sync(world) if history.plain else {}
         result = await world.sync(Sync(restart=True, options=RIGHT))
         ended = None if result is None else (result.status, result.failures)
         (rows, members), (there, whose) = await world.state(), world.upstream.state()
         compared = {
-            "lacking": (lacking, {}),
+            "plain": (plain, {}),
             "end": (ended, (Status.COMPLETED, ())),
             "rows": (rows, there),
             "members": (members, whose),
@@ -449,11 +535,12 @@ def play(
     feed: bool = False,
     polite: bool = True,
     narrow: bool = False,
+    nicks: tuple[str, ...] = ("listed",) * len(NICKED),
 ) -> T:
     """Run a body on a world whose collections are listed in these ways."""
 
     async def main(path: str | Path) -> T:
-        history = History((groups, boxes, loose, items), feed, polite, (1,), narrow=narrow)
+        history = History((groups, boxes, loose, items), feed, polite, (1,), narrow=narrow, nicks=nicks)
         return await body(World(history, path))
 
     with tempfile.TemporaryDirectory() as folder, lasting_place(Path(folder) / "data.db") as place:

@@ -34,7 +34,8 @@ the next sync.
 **What hangs together.**  With a row go the rows that only it held: those whose every listing is of a
 parent that goes.  They count as missing when the second look begins, are looked for like the others,
 and are removed in the same transaction; or all of them stay, when one of them may be elsewhere or
-when so many rows are missing that a person is asked first.
+when so many rows are missing that a person is asked first.  A field of a visible row keeps whom it
+names, but not when that row goes as well.
 
 **What a lost row still says.**  A field may name the parent whose listing has lost the row
 (``Many(by=Task.project)``).  When another response shows the row, that value is older than the proof
@@ -217,7 +218,11 @@ HELD = f"""
 MISSING = f"""
     SELECT m.row, m.missing_since, m.listing, {HELD}
       FROM _max_missing AS m JOIN {{table}} AS t ON t._row = m.row AND t._removed_at IS NULL
-     WHERE m.entity = :entity AND (m.brought_at IS NULL OR m.brought_at < :since) AND NOT ({{referred}})
+     WHERE m.entity = :entity AND (m.brought_at IS NULL OR m.brought_at < :since)
+"""
+NAMED = """
+    SELECT DISTINCT o._row FROM {named} AS o JOIN {{table}} AS r ON r.{field} = o._id
+     WHERE o._row IN {{numbers:rows}} AND r._removed_at IS NULL AND r._row NOT IN {{numbers:going}}
 """
 UNMARK = f"DELETE FROM _max_missing AS m WHERE m.entity = :entity AND ({HELD} OR {{referred}})"
 MARK = """
@@ -235,6 +240,7 @@ HELD_ONLY_BY = f"""
 """
 
 Rows = dict[int, float]  # since when each row is missing, by its number
+NO_ROWS: Mapping[str, Collection[int]] = {}
 
 
 class Evidence(NamedTuple):
@@ -544,11 +550,10 @@ class Removals(RenameOwner):
                 "since": scope.since,
                 "collections": self._names(connection, mapping.entity),
             }
-            sql = mapping.sql(MISSING.replace("{referred}", self._referred(mapping)))
-            found = connection.execute(sql, values).fetchall()
+            found = connection.execute(mapping.sql(MISSING), values).fetchall()
             marked[name] = {row: (since, by) for row, since, by, _ in found}
             free[name] = {row: since for row, since, _, held in found if not held}
-        missing = self._with_children(connection, free)
+        missing = self._going(connection, free)
         evidence = {name: self._evidence(connection, name, scope, missing) for name in missing}
         gone = {
             name: {
@@ -562,24 +567,62 @@ class Removals(RenameOwner):
             name: {row: since for row, since in rows.items() if row in gone[name]}
             for name, rows in free.items()
         }
-        proven = self._with_children(connection, certain, gone)
-        kept = self._kept(self._with_children(connection, certain, inline=False), proven)
+        proven = self._going(connection, certain, gone)
+        alone = {
+            name: {row: since for row, since in rows.items() if row in proven.get(name, ())}
+            for name, rows in certain.items()
+        }
+        kept = self._kept(self._with_children(connection, alone, inline=False), proven)
         return missing, {name: rows for name, rows in proven.items() if name not in kept}, evidence
 
-    def _referred(self, mapping: TableMapping[Any]) -> str:
-        """SQL that is true of a missing row ``m`` that a visible row refers to by a field.
+    def _going(
+        self,
+        connection: Connection,
+        rows: Mapping[str, Rows],
+        only: Mapping[str, Collection[int]] | None = None,
+    ) -> dict[str, Rows]:
+        """As _with_children, without rows that others name by a field, which stay, and what those hold."""
+        kept: dict[str, set[int]] = {}
+        while True:
+            found = self._with_children(connection, rows, only, but=kept)
+            named = {name: self._named_by_others(connection, name, found) for name in found}
+            if not any(named.values()):
+                return found
+            for name, some in named.items():
+                kept.setdefault(name, set()).update(some)
 
-        It counts for what rows name themselves: people are named as assignees by one row and as its
+    def _named_by_others(
+        self, connection: Connection, name: str, going: Mapping[str, Collection[int]]
+    ) -> set[int]:
+        """Those of the rows of an entity to which a visible row refers that does not go as well."""
+        target, array = self._mappings[name], connection.dialect.array
+        found: set[int] = set()
+        for source, field in self._referring(target):
+            sql = NAMED.format(named=quoted(target.table), field=quoted(field))
+            values = {"rows": array(going[name]), "going": array(going.get(source.entity.__name__, ()))}
+            found |= {row for (row,) in connection.execute(source.sql(sql), values).fetchall()}
+        return found
+
+    def _referring(self, mapping: TableMapping[Any]) -> list[tuple[TableMapping[Any], str]]:
+        """The fields that refer to an entity which rows name themselves.
+
+        They count for what rows name themselves: people are named as assignees by one row and as its
         author by another, and only lists of their own would show that they are gone.
         """
-        name = mapping.entity.__name__
         if not any(many.inline for many in self.schema.collections_of(mapping.entity)):
-            return FALSE
-        fields = [
-            f"SELECT r.{quoted(field)} FROM {quoted(source.table)} AS r WHERE r._removed_at IS NULL"
+            return []
+        return [
+            (source, field)
             for source in self._mappings.values()
             for field, holds in source.types.items()
-            if holds.kind is Kind.REF and holds.target is not None and holds.target.__name__ == name
+            if holds.kind is Kind.REF and holds.target is mapping.entity
+        ]
+
+    def _referred(self, mapping: TableMapping[Any]) -> str:
+        """SQL that is true of a missing row ``m`` that a visible row refers to by a field."""
+        fields = [
+            f"SELECT r.{quoted(field)} FROM {quoted(source.table)} AS r WHERE r._removed_at IS NULL"
+            for source, field in self._referring(mapping)
         ]
         named = f"SELECT o._row FROM {quoted(mapping.table)} AS o WHERE o._id IN"
         return f"m.row IN ({named} ({' UNION ALL '.join(fields)}))" if fields else FALSE
@@ -589,7 +632,7 @@ class Removals(RenameOwner):
 
         What its row only names may be elsewhere: people whom an issue names outlive it.
         """
-        doubtful = [name for name, rows in whole.items() if len(rows) > len(proven.get(name, ()))]
+        doubtful = [name for name, rows in whole.items() if rows.keys() - proven.get(name, {}).keys()]
         return {name for one in doubtful for name in self._related(self._mappings[one].entity, whole)}
 
     def _with_missing(self, connection: Connection) -> list[TableMapping[Any]]:
@@ -603,13 +646,18 @@ class Removals(RenameOwner):
         rows: Mapping[str, Rows],
         only: Mapping[str, Collection[int]] | None = None,
         *,
+        but: Mapping[str, Collection[int]] = NO_ROWS,
         inline: bool = True,
     ) -> dict[str, Rows]:
         """Some rows, and those (of ``only`` these) whose every listing is of such a row as its parent.
 
-        ``inline``: also those that such a row names itself.
+        ``inline``: also those that such a row names itself.  None of ``but`` these.
         """
-        found = {name: dict(some) for name, some in rows.items() if some}
+        left = {
+            name: {row: at for row, at in some.items() if row not in but.get(name, ())}
+            for name, some in rows.items()
+        }
+        found = {name: some for name, some in left.items() if some}
         lost: dict[str, set[int]] = {}
         pending = list(found)
         while pending:
@@ -626,7 +674,7 @@ class Removals(RenameOwner):
                     continue
                 lost[child] |= {id for (id,) in listings}
                 new = self._held_only_by(connection, many.child, lost[child]) - found.get(child, {}).keys()
-                new = new if only is None else new & set(only.get(child, ()))
+                new = (new if only is None else new & set(only.get(child, ()))) - set(but.get(child, ()))
                 if new:
                     since = max(parents.values())
                     found.setdefault(child, {}).update(dict.fromkeys(new, since))
