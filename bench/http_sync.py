@@ -27,12 +27,11 @@ from max.connecting import (
     Store,
     SyncPlan,
 )
-from max.testing import credentials_for
 
 from . import by_hand
 from .http_server import serving
 from .measure import Measured, Row, part, report, tell_peak
-from .records import BROUGHT, Item, Owner, Root, connector, item, seeding, sync
+from .records import BROUGHT, Item, Owner, Root, connector, item, no_credentials, seeding, sync
 
 RECORDS, PAGE = 50_000, 100
 ROUNDS = 5
@@ -83,7 +82,7 @@ def with_max(address: str) -> None:
         following = answer["next"]
         return Page([item(data) for data in answer["data"]], None if following is None else str(following))
 
-    client = HttpClient(address, credentials_for(address))
+    client = HttpClient(address, no_credentials(address))
     source = connector([Root, Owner, Item], [list_items], seeding(Root.records), client, stop=client.stop)
     asyncio.run(sync(source, Path("max.db")))
 
@@ -102,7 +101,7 @@ def with_max_side_by_side(address: str) -> None:
         await store.store(*(Shelf(str(number)) for number in range(CAP)))
         return SyncPlan([Step.for_all(Shelf).load_collection(Shelf.records)])
 
-    client = HttpClient(address, credentials_for(address))
+    client = HttpClient(address, no_credentials(address))
     source = connector([Shelf, Owner, Item], [list_items], seed, client, stop=client.stop)
     asyncio.run(sync(source, Path("max.db")))
 

@@ -25,11 +25,10 @@ from max.connecting import (
     operation,
 )
 from max.connector import NoConfig
-from max.testing import credentials_for
 
 from .http_server import serving
 from .measure import Row, fresh_paths, interleaved, report
-from .records import BROUGHT, Item, Owner, connector, item, make, sync
+from .records import BROUGHT, Item, Owner, connector, item, make, no_credentials, sync
 
 LATENCY = 0.05  # seconds a page
 PAGES, SIZE = 4, 100  # of a folder, and records of a page
@@ -86,7 +85,7 @@ async def from_memory(cap: int, path: Path) -> None:
 
 async def over_http(address: str, cap: int, path: Path) -> None:
     """Sync the same from a service that responds late."""
-    async with HttpClient(address, credentials_for(address)) as client:
+    async with HttpClient(address, no_credentials(address)) as client:
         await sync(folders(cap, lambda number: client.get(f"/{number}")), path)
 
 

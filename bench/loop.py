@@ -33,11 +33,10 @@ from max.connecting import (
     SyncPlan,
 )
 from max.connector import NoConfig
-from max.testing import credentials_for
 
 from .http_server import serving
 from .measure import Row, fresh_paths, report
-from .records import BROUGHT, PAGE, Item, Owner, connector, item, make, running, sync
+from .records import BROUGHT, PAGE, Item, Owner, connector, item, make, no_credentials, running, sync
 
 FOLDERS, PAGES = 8, 13  # 104,000 records
 TICK = 0.005  # seconds
@@ -137,7 +136,7 @@ async def from_memory(path: Path) -> Probe:
 async def over_http(path: Path) -> Probe:
     """Sync the same from a service; the probe sees the very first request."""
     with serving(PAGES * PAGE, PAGE, LATENCY) as address:
-        client = HttpClient(address, credentials_for(address))
+        client = HttpClient(address, no_credentials(address))
         source = folders(lambda number: client.get(f"/{number}"), stop=client.stop)
         return await probed(partial(sync, source, path))
 

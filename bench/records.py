@@ -32,6 +32,7 @@ from max.model.entities import ManyOf, P
 from max.storage.database import Database
 from max.storage.sqlite import SqliteDatabase
 from max.upstream.credentials import MemoryCredentials
+from max.upstream.hosts import Hosts
 from max.upstream.operations import AnyOperation
 
 C = TypeVar("C")
@@ -165,6 +166,11 @@ def connector(
         config=NoConfig,
         operations=operations,
     )
+
+
+def no_credentials(address: str) -> CredentialProvider:
+    """What a service at an address needs that knows no accounts; as a real process, without max.testing."""
+    return CredentialProvider(MemoryCredentials(), [], Hosts.of(address))
 
 
 @asynccontextmanager
