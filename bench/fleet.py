@@ -163,15 +163,14 @@ def storm(installations: int) -> int:
             before = ["ip", "netns", "exec", hosts[number]] if hosts else []
             one.work("--concurrency", "4", before=before)
         began, again = time.monotonic(), dict.fromkeys(names, 0)
-        first, second, _ = one.workers
+        first, second, third = one.workers
         lose(one, sources, names, first, again, kill=True)
         print(f"{time.monotonic() - began:.1f} s: the first host is killed")
         lose(one, sources, names, second, again, link=f"{PREFIX}h1" if hosts else "")
         print(f"{time.monotonic() - began:.1f} s: the second one is cut off")
         over = wait_until(lambda: one.taken_over(), "their work is taken over")
         print(f"{time.monotonic() - began:.1f} s: {over} leases were taken over")
-        postgres.stop()
-        postgres.start(**settings)
+        one.restart(postgres, third, again, **settings)
         print(f"{time.monotonic() - began:.1f} s: the server was restarted")
         time.sleep(5)
         if hosts:

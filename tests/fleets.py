@@ -20,6 +20,7 @@ from max_connectors.acme_service import KINDS, Server, Service, Settings
 from max.installations.encryption import new_key
 from max.projects.database import ProjectDatabase
 from max.storage.postgres import PostgresDatabase
+from tests.postgres_server import Server as PostgresServer
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 240.0  # seconds that anything may take; a condition ends the wait, never the time
@@ -214,6 +215,15 @@ class Fleet:
     def in_flight(self, name: str) -> int:
         """How many tasks of an installation are claimed."""
         return int(self.rows(name, "SELECT count(*) FROM _max_task WHERE state = 'running'")[0][0])
+
+    def restart(self, server: PostgresServer, worker: Worker, again: dict[str, int], **settings: str) -> None:
+        """Restart the server; what the worker has in flight then may be fetched ``again``."""
+        names = [name for name in self.owned(worker) if self.status(name) == "running"]
+        before = {name: self.in_flight(name) for name in names}
+        server.stop()
+        server.start(**settings)
+        for name in names:
+            again[name] += max(before[name], self.in_flight(name))
 
     def stored(self, name: str) -> dict[str, dict[str, str]]:
         """What is stored: of each kind the names, by id."""

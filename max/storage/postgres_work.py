@@ -83,9 +83,9 @@ CLAIM = f"""
     WITH one AS (
         SELECT installation, owner FROM {{work}}
          WHERE due <= (SELECT {NOW}) AND NOT installation = ANY (?)
-         ORDER BY due LIMIT ? FOR UPDATE SKIP LOCKED
+         ORDER BY owner IS NULL, due LIMIT ? FOR UPDATE SKIP LOCKED
     ) {CLAIMED}
-"""
+"""  # what a dead host has begun goes on first
 TAKE = f"""
     WITH one AS (
         SELECT installation, CASE WHEN owner <> ? THEN owner END AS owner FROM {{work}}

@@ -77,8 +77,7 @@ class TestFleet:
             lose(stopped)
             (last,) = {*one.workers} - {killed, stopped}
             wait_until(lambda: set(held) <= set(one.owned(last)) | one.completed(), "the last one has all")
-            postgres.stop()
-            postgres.start()
+            one.restart(postgres, last, again)
             wait_until(lambda: one.completed() == set(NAMES), "every sync has ended")
 
             stopped.send_signal(signal.SIGCONT)

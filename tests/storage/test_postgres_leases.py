@@ -73,6 +73,13 @@ def empty(work: Work) -> Work:
 class TestFindingWork:
     """What is due for longest comes first, once."""
 
+    def test_what_a_dead_host_has_begun_goes_on_before_anything_new(self, empty: Work) -> None:
+        waiting, begun = empty.add("waiting", "begun")
+        empty.set("due = 10", waiting)
+        empty.set("due = 20, owner = 'dead', attempt = 1", begun)
+        claims = [*empty.table.claim("a", [], 1), *empty.table.claim("b", [], 1)]
+        assert [(one.installation, one.before) for one in claims] == [(begun, "dead"), (waiting, None)]
+
     def test_each_work_is_claimed_once_and_the_oldest_first(self, empty: Work) -> None:
         first, second, later, none = empty.add("first", "second", "later", "nothing")
         for id, due in ((second, 20), (first, 10), (later, 4_000_000_000), (none, "NULL")):
