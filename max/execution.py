@@ -29,7 +29,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Self, cast
 
 from .core import Audit, Sync, SyncLease, SyncOptions, TaskStore
-from .errors import Interrupted, LeaseLost, StorageError, SyncError, SyncRunning
+from .errors import Interrupted, LeaseLost, StorageCorrupt, StorageError, SyncError, SyncRunning
 from .model.hooks import HOOK
 from .model.plan import SyncPlan
 from .model.tasks import (
@@ -154,8 +154,8 @@ class _SyncLoop:
                 continue  # it was resumed meanwhile
             self._report(settled, idle=idle)
             if idle and settled.due is None:
-                hint = "what is stored of it is damaged; begin another one: max sync --discard-unfinished"
-                raise SyncError(f"sync {self.sync} has work that cannot begin", hint=hint)
+                problem = f"sync {self.sync} has work that cannot begin: what is stored of it is damaged"
+                raise StorageCorrupt(problem, hint="begin another one: max sync --discard-unfinished")
             await self._wait(settled.due if len(self._leased) < self._executor.cap else None)
 
     async def _settle(self) -> SettleResult:

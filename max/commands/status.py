@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, TypeVar
@@ -270,29 +269,34 @@ def names_installation(project: ProjectManager, word: str) -> bool:
     try:
         project.target(word)
     except UnknownName:
-        if not syncs_beginning(project, word):
+        if not syncs_beginning(project, word)[0]:
             raise
         return False
     return True
 
 
-def syncs_beginning(project: ProjectManager, id: str) -> list[tuple[InstallationInfo, str]]:
-    """The syncs of all installations whose id begins so; an installation that cannot be read has none."""
+def syncs_beginning(
+    project: ProjectManager, id: str
+) -> tuple[list[tuple[InstallationInfo, str]], list[StorageError]]:
+    """The syncs of all installations whose id begins so, and why some installations cannot be read."""
     found: list[tuple[InstallationInfo, str]] = []
+    problems: list[StorageError] = []
     for one in project.installations():
-        with suppress(StorageError):
+        try:
             for info, reader in readers(project, [one]):
                 found += [(info, run.id) for run in reader.runs(RUNS, beginning=id)]
-    return found
+        except StorageError as error:
+            problems.append(error)
+    return found, problems
 
 
 def show_run(options: Options, project: ProjectManager, id: str) -> Answer:
     """One sync with every failure; UsageError when several begin so, of whatever installation."""
     from .views import result_json, summary
 
-    found = syncs_beginning(project, id)
+    found, problems = syncs_beginning(project, id)
     if not found:
-        raise NotFound("sync", id, hint="`max runs` lists them")
+        raise next(iter(problems), NotFound("sync", id, hint="`max runs` lists them"))
     if len(found) > 1:
         listed = ", ".join(f"{one} ({info})" for info, one in found)
         raise UsageError(f"several syncs begin with {id!r}", hint=f"one of: {listed}")

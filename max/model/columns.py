@@ -17,6 +17,7 @@ from operator import add, attrgetter
 from types import NoneType
 from typing import Any, cast
 
+from ..errors import DAMAGED, StorageCorrupt, shown
 from .entities import LOCAL, Entity, FieldType, Ref
 from .values import (
     INTEGER_LIMIT,
@@ -38,6 +39,12 @@ PLAIN: dict[Kind, frozenset[type]] = {
     Kind.REF: frozenset({Ref}),
 }
 
+TEXTS = frozenset({str, NoneType})
+STORED: dict[Kind, frozenset[type]] = {  # the types in which databases give the values that are no texts
+    Kind.INTEGER: frozenset({int, NoneType}),
+    Kind.REAL: frozenset({float, int, NoneType}),
+    Kind.BOOLEAN: frozenset({int, bool, NoneType}),
+}
 ISO_SIGNS = ((4, "-"), (7, "-"), (10, "T"), (13, ":"), (16, ":"))  # where ISO 8601 has which sign
 
 DECODERS: dict[Kind, Callable[[Any], Any]] = {  # of immutable values, which entities may share
@@ -74,8 +81,24 @@ def encode_one(holds: FieldType, value: Any) -> Any:
     return int(read) if holds.kind is Kind.BOOLEAN else read
 
 
+def check_stored(kind: Kind, column: Column) -> None:
+    """StorageCorrupt when a column holds what no value of its kind is stored as."""
+    wrong = set(map(type, column)) - STORED.get(kind, TEXTS)
+    if wrong:
+        value = shown(next(value for value in column if type(value) in wrong))
+        raise StorageCorrupt(f"what is stored cannot be read: {value} is no {kind}", hint=DAMAGED)
+
+
 def decode_column(holds: FieldType, column: Column) -> Column:
-    """A column as Python values; of equal ones only the first is decoded."""
+    """A column as Python values, of equal ones only the first is decoded; StorageCorrupt for nonsense."""
+    check_stored(holds.kind, column)
+    try:
+        return _decode(holds, column)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise StorageCorrupt(f"what is stored cannot be read: {error}", hint=DAMAGED) from error
+
+
+def _decode(holds: FieldType, column: Column) -> Column:
     if holds.kind is Kind.JSON:
         return _decode_json(holds, column)
     if holds.kind is Kind.REF:
@@ -90,8 +113,9 @@ def decode_column(holds: FieldType, column: Column) -> Column:
     return list(map(values.__getitem__, column))
 
 
-def shared(column: Column) -> Column:
-    """The same column, in which equal values are one object."""
+def decode_ids(column: Column) -> Column:
+    """The same ids, of which equal ones are one object; StorageCorrupt when one is no text."""
+    check_stored(Kind.REF, column)
     return list(map({value: value for value in column}.__getitem__, column))
 
 
@@ -100,6 +124,8 @@ def _decode_json(holds: FieldType, column: Column) -> Column:
     values = [None if text is None else json.loads(text) for text in column]
     if (inside := holds.inside) is None:
         return values
+    for ids in values:
+        check_stored(Kind.REF, ids or ())
     return [None if ids is None else [Ref(inside, id) for id in ids] for ids in values]
 
 

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Generic, Self, TypeVar, cast
 
-from ..errors import DAMAGED, StorageCorrupt, UnknownName, UsageError
+from ..errors import UnknownName, UsageError
 from .entities import (
     NOTHING_GIVEN,
     E,
@@ -169,17 +169,11 @@ class RowPage(Struct):
         return list(zip(*self.columns, strict=True))
 
     def to_dicts(self) -> list[dict[str, Json]]:
-        """Each row as JSON data, by column; what is not loaded is left out.
-
-        StorageCorrupt when a column of numbers holds something else.
-        """
-        try:
-            texts = [
-                list(map(path.type.to_json, column))
-                for path, column in zip(self.paths, self.columns, strict=True)
-            ]
-        except (TypeError, ValueError) as error:
-            raise StorageCorrupt(f"what is stored cannot be read: {error}", hint=DAMAGED) from error
+        """Each row as JSON data, by column; what is not loaded is left out."""
+        texts = [
+            list(map(path.type.to_json, column))
+            for path, column in zip(self.paths, self.columns, strict=True)
+        ]
         names = self.names
         found = [dict(zip(names, row, strict=True)) for row in zip(*texts, strict=True)]
         for row, column in self.unloaded:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from reprlib import Repr
-from typing import Any, ClassVar, Never, Self, dataclass_transform
+from typing import Any, ClassVar, Never, Self, TypeVar, dataclass_transform
 
 LAST = 6e10  # seconds; further from the epoch is no time
 SHORT = Repr()  # how values of a record are shown: long ones are cut
@@ -100,6 +100,36 @@ class Struct:
         copy = type(self).__new__(type(self))
         copy.__dict__.update(self.__dict__, **changes)
         return copy
+
+
+S = TypeVar("S", bound=Struct)
+TYPES: dict[str, Any] = {  # by annotation
+    "str": str,
+    "str | None": str | None,
+    "int": int,
+    "float": float | int,
+    "float | None": float | int | None,
+    "Mapping[str, int]": Mapping,
+    "Mapping[str, Json]": Mapping,
+}
+INSIDE: dict[str, tuple[Any, Any]] = {  # what each item of these is
+    "Mapping[str, int]": (Mapping.values, int),
+    "tuple[str, ...]": (tuple, str),
+}
+
+
+def checked(record: S) -> S:
+    """The record, which was stored; TypeError when a value is not of the type that it declares."""
+    hints = {
+        n: hint for base in type(record).__mro__ for n, hint in vars(base).get("__annotations__", {}).items()
+    }
+    for name, hint in hints.items():
+        value = getattr(record, name)
+        items, kind = INSIDE.get(hint, (None, object))
+        fits = isinstance(value, TYPES.get(hint, object))
+        if not fits or (items and not all(isinstance(one, kind) for one in items(value))):
+            raise TypeError(f"{name} is {value!r}")
+    return record
 
 
 def short(value: object, name: str = "") -> str:

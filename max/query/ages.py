@@ -13,6 +13,8 @@ from ..model.ages import FieldAge as FieldAge
 from ..model.delivery import AgeHistogram
 from ..model.entities import Entity, find_name
 from ..model.query import Query
+from ..model.struct import checked
+from ..storage.database import decoding
 
 if TYPE_CHECKING:
     from ..model.schema import Schema
@@ -71,4 +73,5 @@ def _field_ages(
 
 def _age(kind: str, entity: str | None, name: str, ages: AgeHistogram) -> FieldAge:
     """An age whose histogram counts every place."""
-    return FieldAge(kind, entity, name, ages.never + sum(rows for _, rows in ages.ages), ages)
+    with decoding("freshness"):
+        return checked(FieldAge(kind, entity, name, ages.never + sum(rows for _, rows in ages.ages), ages))

@@ -18,7 +18,15 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from ..errors import CursorExpired, HistoryError, MaxError, StorageEmpty, UnknownName, UsageError
+from ..errors import (
+    CursorExpired,
+    HistoryError,
+    MaxError,
+    StorageCorrupt,
+    StorageEmpty,
+    UnknownName,
+    UsageError,
+)
 from ..model.entities import Entity, FieldOf, Ref, RefKey
 from ..model.filters import Filter
 from ..model.query import Query, QueryPage, RowPage, columns_of, parse_fields, parse_paths
@@ -130,7 +138,9 @@ class Reader:
         """
         try:
             yield self._connection
-        except MaxError:
+        except MaxError as error:
+            if isinstance(error, StorageCorrupt):
+                error.locate(self.database.label)
             raise
         except Exception as error:
             raise self._connection.dialect.error(self.database.label, error) from error

@@ -37,13 +37,14 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, islice, takewhile
 from operator import itemgetter
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from ..errors import CursorExpired, HistoryError, InvalidCursor
 from ..model.changes import ALL_ROWS, KINDS, NOW, TIMES, Change, ChangeKind, ChangePage, ChangeSummary
-from ..model.columns import DECODERS
+from ..model.columns import decode_column
 from ..model.delivery import Delivery
-from ..model.entities import Entity, FieldType, Ref
+from ..model.entities import Entity, FieldType
+from ..model.struct import Struct, checked
 from ..model.values import Json, Kind
 from .catalogue import drop, has_part, migrate, put
 from .database import FALSE, TRUE, Connection, Database, Dialect, RenameOwner, decoding, joined, quoted
@@ -145,7 +146,7 @@ UNDO = """
 OLDEST = "SELECT id, at FROM _max_change WHERE id > ? ORDER BY id LIMIT ?"
 
 
-class _Log(NamedTuple):
+class _Log(Struct):
     """The state of the log: its name, and the numbers between which its records lie."""
 
     name: str
@@ -379,7 +380,11 @@ def read_log(connection: Connection) -> _Log | None:
     """The state of the log; None when there was never one."""
     if not has_part(connection, OWNER, MIGRATIONS):
         return None
-    return _Log(*connection.execute(LOG).fetchone())
+    with decoding("changes"):
+        found = _Log(*connection.execute(LOG).fetchone())
+        if found.recording not in (OFF, ON, HELD):
+            raise ValueError(f"recording is {found.recording!r}")
+        return checked(found)
 
 
 def changed_by(connection: Connection, sync: str, *, since: float) -> dict[str, dict[str, int]] | None:
@@ -698,7 +703,10 @@ class _Reading:
         before, after = (self._chosen(decode_side(decoders, side)) for side in (old, new))
         if kind == "updated" and self._fields and not (before or after):
             return None
-        return Change(kind, entity, row, float(at), sync, before, after, change_cursor(self.log, id))
+        cursor = change_cursor(self.log, id)
+        with decoding("changes"):
+            kind = KINDS[KINDS.index(kind)]
+            return checked(Change(kind, entity, row, float(at), sync, before, after, cursor))
 
     def _chosen(self, fields: dict[str, Any]) -> dict[str, Any]:
         if not self._fields:
@@ -737,26 +745,21 @@ def _decoders(mapping: TableMapping[Any]) -> Decoders:
 
 
 def _decoder(holds: FieldType) -> Callable[[Any], Any]:
-    """How a value that is not NULL is read from JSON."""
-    if holds.inside is not None:
-        return lambda text: holds.from_json(json.loads(text))
-    if holds.kind is Kind.JSON:
-        return json.loads
+    """How a value that is not NULL is read from JSON; a float is the text of all its digits."""
     if holds.kind is Kind.REAL:
         return float
-    if holds.kind is Kind.REF:
-        target = cast("type[Entity]", holds.target)
-        return lambda value: Ref(target, value)
-    return DECODERS.get(holds.kind, holds.of_text)
+    plain = {Kind.TEXT: str, Kind.INTEGER: int}.get(holds.kind) if holds.enum is None else None
+    return lambda value: value if type(value) is plain else decode_column(holds, [value])[0]
 
 
 def decode_side(decoders: Decoders, side: str | None) -> dict[str, Any]:
     """The fields of a side of a change, as values."""
     found: dict[str, Any] = {}
-    for number, value in _numbered(side) if side else ():
-        if number in decoders:
-            name, decode = decoders[number]
-            found[name] = None if value is None else decode(value)
+    with decoding("changes"):
+        for number, value in _numbered(side) if side else ():
+            if number in decoders:
+                name, decode = decoders[number]
+                found[name] = None if value is None else decode(value)
     return found
 
 

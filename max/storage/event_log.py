@@ -32,6 +32,7 @@ from typing import Any
 
 from ..errors import CursorExpired
 from ..model.event_log import EventKind, EventPage, LoggedEvent
+from ..model.struct import checked
 from ..model.values import Json
 from .catalogue import has_part, migrate
 from .database import Connection, decoding
@@ -169,7 +170,10 @@ def _bounds(connection: Connection) -> tuple[int, int]:
 
 def _events(rows: Sequence[Sequence[Any]]) -> list[LoggedEvent]:
     with decoding("event"):
-        return [LoggedEvent(n, float(at), kind, sync, json.loads(text)) for n, at, kind, sync, text in rows]
+        return [
+            checked(LoggedEvent(number, float(at), kind, sync, json.loads(text)))
+            for number, at, kind, sync, text in rows
+        ]
 
 
 def _expired(is_newer: bool) -> CursorExpired:

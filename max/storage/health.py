@@ -9,8 +9,9 @@ from typing import Any
 
 from ..model.event_log import EventKind
 from ..model.health import EndedSync, Health, HealthFacts, HealthReport, health_of
+from ..model.struct import checked
 from ..model.tasks import Status, SyncRun
-from .database import Connection
+from .database import Connection, decoding
 from .event_log import newest_of, record_event
 from .schedules import schedules
 from .sync_log import first_failure, runs, waits
@@ -30,7 +31,7 @@ def health_facts(connection: Connection, *, connected_at: float, now: float) -> 
             values |= {"waits_until": found[0], "waits_for": found[2]}
     ended = [one for one in known if one.status.final and one.status is not Status.CANCELLED]
     completed = [one.finished_at for one in ended if one.status is Status.COMPLETED]
-    return HealthFacts(
+    facts = HealthFacts(
         connected_at=connected_at,
         ended=[_ended(connection, one, first=one is ended[0]) for one in ended],
         synced_at=next(iter(completed), None),
@@ -39,6 +40,8 @@ def health_facts(connection: Connection, *, connected_at: float, now: float) -> 
         **_quarantine(connection),
         **_crash(connection),
     )
+    with decoding("health"):
+        return checked(facts)
 
 
 def _ended(connection: Connection, run: SyncRun, *, first: bool) -> EndedSync:

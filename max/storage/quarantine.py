@@ -22,10 +22,10 @@ from ..model.delivery import Delivery, ListingPage
 from ..model.entities import Entity, Ref, as_it_came, check_entity, invalid_fields, short_path, values_of
 from ..model.mapping import MappedRows
 from ..model.migrations import SchemaPolicy
-from ..model.struct import Struct
+from ..model.struct import Struct, checked
 from ..model.values import InvalidValue, Json, is_id, is_json, storable
 from .catalogue import has_part, migrate
-from .database import Connection, RenameOwner, Targets
+from .database import Connection, RenameOwner, Targets, decoding
 from .freshness import Freshness
 from .rows import TableMapping
 
@@ -312,8 +312,9 @@ def quarantined(
     sql, values = KEPT, {"entity": entity, "limit": limit}
     rows = connection.execute(sql if limit is None else f"{sql} LIMIT :limit", values).fetchall()
     found = []
-    for name, id, expected, actual, fields, inside, text, sync, at in rows:
-        row, wrong = json.loads(text), tuple(json.loads(fields))
-        path = f"{short_path(name, id or row['id'])}.{wrong[0]}{inside}"
-        found.append(Quarantined(name, id, path, expected, actual, wrong, row, sync, at))
+    with decoding("quarantine"):
+        for name, id, expected, actual, fields, inside, text, sync, at in rows:
+            row, wrong = json.loads(text), tuple(json.loads(fields))
+            path = f"{short_path(name, id or row['id'])}." + wrong[0] + inside
+            found.append(checked(Quarantined(name, id, path, expected, actual, wrong, row, sync, at)))
     return found

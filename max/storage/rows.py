@@ -23,7 +23,7 @@ from itertools import repeat
 from typing import Any, Generic
 
 from ..errors import InvalidEntity
-from ..model.columns import EncodedRows, InvalidColumn, decode_column, encode_column, shared
+from ..model.columns import EncodedRows, InvalidColumn, check_stored, decode_column, decode_ids, encode_column
 from ..model.entities import E, Entity, check_entity
 from ..model.values import Kind, are_ids, is_id
 from .database import Connection, Dialect, quoted
@@ -164,8 +164,11 @@ class TableMapping(Generic[E]):
     def _decode(self, names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> list[E]:
         ids, *columns = zip(*rows, strict=True)
         values, bitmaps = columns[: len(names)], columns[len(names) :]
+        check_stored(Kind.TEXT, ids)
+        for column in bitmaps:
+            check_stored(Kind.INTEGER, column)
         decoded = [
-            shared(column) if name in self.entity._refs else decode_column(self.types[name], column)
+            decode_ids(column) if name in self.entity._refs else decode_column(self.types[name], column)
             for name, column in zip(names, values, strict=True)
         ]
         keys = ("id", *names)

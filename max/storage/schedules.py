@@ -31,6 +31,7 @@ from ..model.schedules import (
     wait_after,
 )
 from ..model.settings import InstallationInfo
+from ..model.struct import checked
 from ..model.tasks import Status
 from .catalogue import has_part, migrate
 from .database import Connection, decoding
@@ -111,7 +112,7 @@ def schedules(connection: Connection) -> list[Schedule]:
     ).fetchall()
     with decoding("schedule"):
         return [
-            Schedule(name=name, made_at=made_at, options=json.loads(options), on=bool(on), **json.loads(rule))
+            checked(Schedule(name, made_at, options=json.loads(options), on=bool(on), **json.loads(rule)))
             for name, made_at, rule, options, on in rows
         ]
 
@@ -191,15 +192,18 @@ def _known(connection: Connection, schedule: Schedule, now: float) -> Known:
 def _lost(connection: Connection, schedule: Schedule) -> set[int]:
     """The slots that were claimed, and whose worker is gone without having begun a sync."""
     claims = connection.execute(CLAIMED, (schedule.name,)).fetchall()
-    return {
-        slot
-        for slot, at, worker in claims
-        if (not worker or is_gone(worker)) and not has_begun(connection, schedule.name, since=at)
-    }
+    with decoding("schedule"):
+        return {
+            slot
+            for slot, at, worker in claims
+            if (not worker or is_gone(worker)) and not has_begun(connection, schedule.name, since=at)
+        }
 
 
 def _slots(connection: Connection, schedule: Schedule) -> list[Handled]:
-    return [Handled(*row) for row in connection.execute(SLOTS, (schedule.name,)).fetchall()]
+    rows = connection.execute(SLOTS, (schedule.name,)).fetchall()
+    with decoding("schedule"):
+        return [checked(Handled(*row)) for row in rows]
 
 
 def _trouble(connection: Connection, now: float) -> Trouble | None:
@@ -207,7 +211,8 @@ def _trouble(connection: Connection, now: float) -> Trouble | None:
     row = connection.execute(TROUBLE).fetchone()
     if row is None:
         return None
-    found = Trouble(*row)
+    with decoding("schedule"):
+        found = checked(Trouble(*row))
     if finished_well(connection, since=found.at):
         return None
     longest = now + wait_after(found.failures)  # a clock that was ahead puts the next try far away

@@ -80,7 +80,14 @@ ERRORS: dict[int, tuple[type[StorageError], str]] = {
 }
 
 # What has no code of its own: a text that is not UTF-8, and a statement of ours that the tables do not fit.
-SIGNS_OF_DAMAGE = ("Could not decode to UTF-8", "no such table", "no such column", "malformed")
+SIGNS_OF_DAMAGE = (
+    "Could not decode to UTF-8",
+    "JSON cannot hold BLOB values",
+    "invalid fts5 file format",
+    "malformed",
+    "no such column",
+    "no such table",
+)
 
 # After these, SQLite's transaction cannot be trusted or will fail again: one statement is not at fault.
 FATAL = frozenset(

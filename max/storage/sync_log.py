@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from ..errors import NotFound, SyncError, SyncRunning, UsageError
 from ..model.event_log import EventKind
-from ..model.struct import Struct
+from ..model.struct import checked
 from ..model.tasks import (
     BLOCKED,
     MOVES,
@@ -105,15 +105,6 @@ MIGRATIONS = (
     "ALTER TABLE _max_sync ADD COLUMN narrow INTEGER NOT NULL DEFAULT 0",  # 1: of some fields only
     "ALTER TABLE _max_sync ADD COLUMN schedule TEXT",  # the name of the one that began it
 )
-R = TypeVar("R", bound=Struct)
-TYPES: dict[str, Any] = {  # by annotation
-    "str": str,
-    "str | None": str | None,
-    "int": int,
-    "float": float | int,
-    "float | None": float | int | None,
-    "Mapping[str, int]": dict,
-}
 UNFINISHED = f"state IN ('{Status.RUNNING}', '{Status.PAUSED}')"
 RUN_COLUMNS = f"""id, state, counts, removed, requests, started_at, finished_at, resumed, worker, plan,
     notes, quarantined, (SELECT heartbeat_at FROM _max_worker AS w WHERE w.id = s.worker),
@@ -294,20 +285,6 @@ def _select_runs(
     rows = connection.execute(f"SELECT {columns} FROM _max_sync AS s {condition}", values)
     with decoding("sync"):
         return [checked(_run_of(row, now)) for row in rows.fetchall()]
-
-
-def checked(record: R) -> R:
-    """The record; TypeError when a value is not of the type that it declares."""
-    hints = {
-        n: hint for base in type(record).__mro__ for n, hint in vars(base).get("__annotations__", {}).items()
-    }
-    for name, hint in hints.items():
-        value = getattr(record, name)
-        if not isinstance(value, TYPES.get(hint, object)):
-            raise TypeError(f"{name} is {value!r}")
-        if hint == "Mapping[str, int]" and not all(isinstance(number, int) for number in value.values()):
-            raise TypeError(f"{name} is {value!r}")
-    return record
 
 
 def _run_of(row: Sequence[Any], now: float) -> SyncRun:

@@ -26,7 +26,7 @@ from ..model.tasks import (
 )
 from ..model.values import Json
 from .catalogue import migrate
-from .database import Connection, Database
+from .database import Connection, Database, decoding
 from .event_log import expire_events
 from .health import note_health
 from .settlement import SyncTransaction
@@ -231,8 +231,9 @@ def _next_id(connection: Connection, now: float) -> str:
     newest = connection.execute("SELECT max(id) FROM _max_sync").fetchone()[0]
     if newest is not None:
         last = 0
-        for letter in newest:
-            last = last * 32 + ALPHABET.index(letter)
+        with decoding("sync"):
+            for letter in newest:
+                last = last * 32 + ALPHABET.index(letter)
         number = max(number, last + 1)
     return "".join(ALPHABET[(number >> shift) & 31] for shift in range(45, -5, -5))
 
