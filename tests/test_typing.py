@@ -40,7 +40,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Reported:
     for name, text in written.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
-    options = ["--config-file", "pyproject.toml", "--cache-dir", str(tmp_path_factory.mktemp("mypy"))]
+    options = ["--config-file", "pyproject.toml", "--cache-dir", str(ROOT / ".mypy_cache")]
     files = [CORRECT, MISTAKES, *(str(folder / name) for name in written if "/" not in name)]
     run = subprocess.run(
         [sys.executable, "-m", "mypy", *options, *files],
