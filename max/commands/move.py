@@ -95,28 +95,36 @@ def _answer(options: Options, found: Sequence[Planned], state: str) -> Answer:
 
 def _undone(options: Options, project: ProjectManager, chosen: Sequence[InstallationInfo] | None) -> Answer:
     """Take back what can be: everything that was not handed over."""
-    from ..projects.moving import moving_to, undo
-    from ..projects.opening import unopened
-
     if options.to or options.plan:
         raise UsageError("--undo goes alone", hint="max move [INSTALLATION] --undo")
     back, notes, refused = list[str](), list[str](), list[MoveRefused]()
     for info in project.installations() if chosen is None else chosen:
-        mark = moving_to(project, info)
-        if mark is None:
-            continue
         try:
-            if not undo(project, info, mark, unopened(mark.target)):
-                left = f"what was copied to {mark.target} cannot be reached, and stays there"
-                notes.append(f"{left}, under a name with {info.id}")
-            back.append(str(info))
+            found = _taken_back(project, info)
         except MoveRefused as error:
             refused.append(error)
+        else:
+            back += [] if found is None else [str(info)]
+            notes += found or []
     if refused and not back:
         raise refused[0]
     notes += [error.render() for error in refused]
     words = [f"{name} stays where it is" for name in back] or ["nothing is being moved"]
     return options.answer({"stays": back}, lambda: words, notes, 3 if refused else 0)
+
+
+def _taken_back(project: ProjectManager, info: InstallationInfo) -> list[str] | None:
+    """Take back the move of an installation: what to say of it.  None when it is not being moved."""
+    from ..projects.moving import moving_to, undo
+    from ..projects.opening import unopened
+
+    mark = moving_to(project, info)
+    if mark is None:
+        return None
+    if undo(project, info, mark, unopened(mark.target)):
+        return []
+    left = f"what was copied to {mark.target} cannot be reached, and stays there"
+    return [f"{left}, under a name with {info.id}"]
 
 
 def _refuse_daemon(project: ProjectManager) -> None:

@@ -195,17 +195,22 @@ def status_text(
         return [*lines, *begin, *_schedule_lines(status, now)]
     when = ago(last.finished_at or last.started_at, now)
     lines.append(f"  last sync   {paint.status(last.status)}, {when} ({last.id})")
-    if status.waiting is not None:
-        due, tasks = status.waiting
-        lines.append(f"  waiting     until {until(due, now)}, {counted(tasks, 'task')}")
-        lines += [f"              {sanitize(status.reason)}"] if status.reason else []
-    lines += [*_work_lines(status, now), *_health_lines(status, now, paint)]
+    lines += [*_waiting_lines(status, now), *_work_lines(status, now), *_health_lines(status, now, paint)]
     if last.failed:
         lines.append(f"  failures    {number(last.failed)}; list them with: max runs show {last.id}")
     if status.unfinished and last.status != "running":
         lines.append(f"  unfinished  continue with: max resume {info}")
     lines += _schedule_lines(status, now)
     return [*lines, *_data_lines(status, width), *_next_lines(status, now, paint)]
+
+
+def _waiting_lines(status: InstallationStatus, now: float) -> list[str]:
+    """Until when nothing of its sync can run, and why."""
+    if status.waiting is None:
+        return []
+    due, tasks = status.waiting
+    lines = [f"  waiting     until {until(due, now)}, {counted(tasks, 'task')}"]
+    return lines + ([f"              {sanitize(status.reason)}"] if status.reason else [])
 
 
 def _health_lines(status: InstallationStatus, now: float, paint: Paint) -> list[str]:

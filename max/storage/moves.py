@@ -180,18 +180,23 @@ def survey(connection: Connection) -> list[CopiedTable]:
     made = [one for one in made if not one.name.startswith("sqlite_")]
     if made:
         raise MoveRefused(f"another database may not understand {listed(made)}", hint=dropping(made))
-    names = {"_max_migration"} if versions else set()
-    for owner, version in versions.items():
-        for script in PARTS.get(owner, ())[:version]:
-            names |= set(CREATED.findall(script))
-            names -= set(DROPPED.findall(script))
-    names = {one for one in names if not one.startswith(INDEX)}
+    names = _tables_of_parts(versions)
     known = {*names, *own, *UNCOPIED, "_max_migration"}
     unknown = [one for one in _tables(connection) if one not in known and not one.startswith(INDEX)]
     if unknown:
         raise StorageNewer(f"this Max does not know the tables {', '.join(unknown)}", hint="upgrade Max")
     entities = {table: (entity, fields) for entity, (table, fields) in kinds.items()}
     return [_copied(connection, name, *entities.get(name, ("", None))) for name in sorted({*names, *own})]
+
+
+def _tables_of_parts(versions: Mapping[str, int]) -> set[str]:
+    """The tables that the migrations of these parts have made."""
+    names = {"_max_migration"} if versions else set()
+    for owner, version in versions.items():
+        for script in PARTS.get(owner, ())[:version]:
+            names |= set(CREATED.findall(script))
+            names -= set(DROPPED.findall(script))
+    return {one for one in names if not one.startswith(INDEX)}
 
 
 def _versions(connection: Connection) -> dict[str, int]:

@@ -324,13 +324,16 @@ class SyncTransaction:
         self._add_children(settlements)
         self._record_failures([failure for one in settlements for failure in one.failures])
         self.add_notes([note for one in settlements for note in one.notes])
+        self._note_ends(settlements, states)
+        self._stored += chain.from_iterable(stored)
+        return [Outcome(to, _sum(some)) for to, some in zip(states, stored, strict=True)]
+
+    def _note_ends(self, settlements: Sequence[Settlement], states: Sequence[State]) -> None:
         for one, to in zip(settlements, states, strict=True):
             if to is State.AWAITING_CHILDREN:
                 self._containers.add(one.task.id)
             elif not MOVES[to]:
                 self._ended.append(EndedTask(one.task.id, one.task.parent, to is State.FAILED))
-        self._stored += chain.from_iterable(stored)
-        return [Outcome(to, _sum(some)) for to, some in zip(states, stored, strict=True)]
 
     def _add_children(self, settlements: Sequence[Settlement]) -> None:
         rows = [
