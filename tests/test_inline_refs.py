@@ -87,17 +87,17 @@ def boards(rows: Rows, asked: list[str | None], *, with_authors: bool) -> Connec
     )
 
 
-def people_after(rows: Rows, then: Rows, *, with_authors: bool = True) -> tuple[list[str], int]:
-    """Who is there after a second sync, and how many pages it read."""
+def people_after(rows: Rows, *then: Rows, with_authors: bool = True) -> tuple[list[str], int]:
+    """Who is there after a sync of each of these, and how many pages the last one read."""
     asked: list[str | None] = []
 
     async def body() -> tuple[list[str], int]:
         async with runtime(boards(rows, asked, with_authors=with_authors), NoConfig()) as there:
-            await (await there.sync()).completion()
-            rows.clear()
-            rows.update(then)
-            asked.clear()
-            assert (await (await there.sync()).completion()).status is Status.COMPLETED
+            for some in (dict(rows), *then):
+                rows.clear()
+                rows.update(some)
+                asked.clear()
+                assert (await (await there.sync()).completion()).status is Status.COMPLETED
             assert [one.id for one in await there.engine.query(Task).order_by(Task.id).all()] == sorted(rows)
             people = await there.engine.query(Person).order_by(Person.id).all()
             return [person.id for person in people], len(asked)
@@ -114,6 +114,14 @@ def test_someone_whom_no_list_names_any_more_stays_as_the_author_of_a_row() -> N
 def test_someone_whom_no_row_names_any_more_goes() -> None:
     before: Rows = {"1": ("ada", ["bob"]), "2": ("ada", []), "3": ("ada", ["ada"])}
     assert people_after(before, before | {"1": ("ada", [])})[0] == ["ada"]
+
+
+def test_someone_whom_a_field_alone_named_goes_when_it_names_another() -> None:
+    before: Rows = {"1": ("ada", ["bob"]), "2": ("bob", []), "3": ("ada", ["ada"])}
+    dropped = before | {"1": ("ada", [])}
+    assert people_after(before, dropped, dropped)[0] == ["ada", "bob"]
+    before = {"1": ("ada", ["bob"]), "2": ("bob", []), "3": ("ada", ["ada"])}
+    assert people_after(before, dropped, dropped | {"2": ("ada", [])})[0] == ["ada"]
 
 
 def test_the_assignee_of_a_row_that_is_gone_stays_as_the_author_of_another() -> None:

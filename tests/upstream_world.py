@@ -428,6 +428,7 @@ class World:
 
     async def _ended(self, handle: SyncHandle, result: SyncResult) -> SyncResult:
         """A sync that was cancelled is over for good."""
+        self.database.left = None
         if result.status is Status.CANCELLED:
             commands: list[Callable[[], Awaitable[object]]] = [handle.resume, handle.pause, handle.cancel]
             for command in commands:

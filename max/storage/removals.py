@@ -35,7 +35,7 @@ the next sync.
 parent that goes.  They count as missing when the second look begins, are looked for like the others,
 and are removed in the same transaction; or all of them stay, when one of them may be elsewhere or
 when so many rows are missing that a person is asked first.  A field of a visible row keeps whom it
-names, but not when that row goes as well.
+names, who stay missing, but not when that row goes as well.
 
 **What a lost row still says.**  A field may name the parent whose listing has lost the row
 (``Many(by=Task.project)``).  When another response shows the row, that value is older than the proof
@@ -224,7 +224,7 @@ NAMED = """
     SELECT DISTINCT o._row FROM {named} AS o JOIN {{table}} AS r ON r.{field} = o._id
      WHERE o._row IN {{numbers:rows}} AND r._removed_at IS NULL AND r._row NOT IN {{numbers:going}}
 """
-UNMARK = f"DELETE FROM _max_missing AS m WHERE m.entity = :entity AND ({HELD} OR {{referred}})"
+UNMARK = f"DELETE FROM _max_missing AS m WHERE m.entity = :entity AND {HELD}"
 MARK = """
     INSERT INTO _max_missing (entity, row, missing_since) VALUES (?, ?, ?) ON CONFLICT DO NOTHING
 """
@@ -618,15 +618,6 @@ class Removals(RenameOwner):
             if holds.kind is Kind.REF and holds.target is mapping.entity
         ]
 
-    def _referred(self, mapping: TableMapping[Any]) -> str:
-        """SQL that is true of a missing row ``m`` that a visible row refers to by a field."""
-        fields = [
-            f"SELECT r.{quoted(field)} FROM {quoted(source.table)} AS r WHERE r._removed_at IS NULL"
-            for source, field in self._referring(mapping)
-        ]
-        named = f"SELECT o._row FROM {quoted(mapping.table)} AS o WHERE o._id IN"
-        return f"m.row IN ({named} ({' UNION ALL '.join(fields)}))" if fields else FALSE
-
     def _kept(self, whole: Mapping[str, Rows], proven: Mapping[str, Rows]) -> set[str]:
         """No parent goes while some of what only it lists may be elsewhere: the entities that stay.
 
@@ -783,8 +774,7 @@ class Removals(RenameOwner):
         for mapping in self._with_missing(connection):
             names = self._names(connection, mapping.entity)
             values = {"entity": mapping.entity.__name__, "collections": names}
-            sql = mapping.sql(UNMARK.replace("{referred}", self._referred(mapping)))
-            connection.execute(sql, values)
+            connection.execute(connection.dialect.sql(UNMARK), values)
 
     def remove_missing(self, connection: Connection, entities: Sequence[str], scope: DeletionScope) -> int:
         """Remove the missing rows of some entities that are certainly gone; how many."""
