@@ -166,6 +166,7 @@ class SqliteEngine(Engine):
         def work(connection: Connection) -> None:
             self.tables.build_indexes(connection)
             connection.execute(MEMBERS_BY_CHILD)
+            self.tables.removals.unmark_held(connection)
             self.tables.freshness.drop_unused_loads(connection)
             self.tables.known_pages.tidy(connection)
 

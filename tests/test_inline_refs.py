@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ from max.connecting import (
     SyncPlan,
 )
 from max.model.tasks import Status
+from max.storage.sync_state import sync_state
 from max.testing import runtime
 
 
@@ -99,8 +101,12 @@ def people_after(rows: Rows, *then: Rows, with_authors: bool = True) -> tuple[li
                 asked.clear()
                 assert (await (await there.sync()).completion()).status is Status.COMPLETED
             assert [one.id for one in await there.engine.query(Task).order_by(Task.id).all()] == sorted(rows)
+            state = await there._database.read(lambda one: sync_state(one, "boards", now=time.time()))
+            assert state.warning is None, "nothing is in doubt"
+            due = await there.sync_meta.stale_ids(Person, ["name"], before=time.time(), after="", limit=9)
             people = await there.engine.query(Person).order_by(Person.id).all()
-            return [person.id for person in people], len(asked)
+            assert due == [person.id for person in people], "each can be asked for by its id"
+            return due, len(asked)
 
     return asyncio.run(body())
 

@@ -45,6 +45,7 @@ from ..model.query import Query
 from .database import TRUE, Connection, RenameOwner, Targets, decoding, joined, quoted
 from .query_sql import Statement, run
 from .rows import BITS, NEVER, TableMapping, load_bitmap, speaks_for
+from .sync_state import IS_DOUBTFUL
 
 TABLES = """
     CREATE TABLE _max_load (
@@ -343,7 +344,7 @@ class Freshness(RenameOwner):
     ) -> list[str]:
         missing = (  # a row that is probably gone: a request for it would fail
             "SELECT 1 FROM _max_missing AS m"
-            f" WHERE m.entity = '{statement.mapping.entity.__name__}' AND m.row = t._row"
+            f" WHERE m.entity = '{statement.mapping.entity.__name__}' AND m.row = t._row AND {IS_DOUBTFUL}"
         )
         sql = (
             f"SELECT t._id {statement.source} WHERE t._removed_at IS NULL AND {condition}"

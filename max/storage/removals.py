@@ -35,7 +35,7 @@ the next sync.
 parent that goes.  They count as missing when the second look begins, are looked for like the others,
 and are removed in the same transaction; or all of them stay, when one of them may be elsewhere or
 when so many rows are missing that a person is asked first.  A field of a visible row keeps whom it
-names, who stay missing, but not when that row goes as well.
+names, as their lines say (``NAMED_ONLY``), but not when that row goes as well.
 
 **What a lost row still says.**  A field may name the parent whose listing has lost the row
 (``Many(by=Task.project)``).  When another response shows the row, that value is older than the proof
@@ -62,6 +62,7 @@ from ..model.values import Kind
 from .database import FALSE, Connection, RenameOwner, quoted
 from .freshness import Freshness, PagePosition
 from .rows import NEVER, TableMapping
+from .sync_state import IS_DOUBTFUL, NAMED_ONLY
 
 if TYPE_CHECKING:
     from ..model.loaders import Resolver
@@ -194,8 +195,8 @@ REMOVE_DEPENDENTS = f"""
 """
 COUNT_VISIBLE = "SELECT count(*) FROM {table} WHERE _removed_at IS NULL AND _id IN {set:ids}"
 IS_MISSING = """
-    SELECT _row, EXISTS (SELECT 1 FROM _max_missing WHERE entity = ? AND row = _row)
-      FROM {table} WHERE _id = ?
+    SELECT _row, EXISTS (SELECT 1 FROM _max_missing WHERE entity = :entity AND row = _row)
+      FROM {table} WHERE _id = :id
 """
 PARENTS = """
     SELECT parent FROM _max_listing AS l WHERE collection = ?
@@ -225,6 +226,10 @@ NAMED = """
      WHERE o._row IN {{numbers:rows}} AND r._removed_at IS NULL AND r._row NOT IN {{numbers:going}}
 """
 UNMARK = f"DELETE FROM _max_missing AS m WHERE m.entity = :entity AND {HELD}"
+SET_NAMED = f"""
+    UPDATE _max_missing AS m SET listing = CASE WHEN {{referred}} THEN {NAMED_ONLY} END
+     WHERE m.entity = :entity AND (m.listing = {NAMED_ONLY} OR {{referred}})
+"""
 MARK = """
     INSERT INTO _max_missing (entity, row, missing_since) VALUES (?, ?, ?) ON CONFLICT DO NOTHING
 """
@@ -618,6 +623,15 @@ class Removals(RenameOwner):
             if holds.kind is Kind.REF and holds.target is mapping.entity
         ]
 
+    def _referred(self, mapping: TableMapping[Any]) -> str:
+        """SQL that is true of a missing row ``m`` that a visible row refers to by a field."""
+        fields = [
+            f"SELECT r.{quoted(field)} FROM {quoted(source.table)} AS r WHERE r._removed_at IS NULL"
+            for source, field in self._referring(mapping)
+        ]
+        named = f"SELECT o._row FROM {quoted(mapping.table)} AS o WHERE o._id IN"
+        return f"m.row IN ({named} ({' UNION ALL '.join(fields)}))"
+
     def _kept(self, whole: Mapping[str, Rows], proven: Mapping[str, Rows]) -> set[str]:
         """No parent goes while some of what only it lists may be elsewhere: the entities that stay.
 
@@ -770,11 +784,14 @@ class Removals(RenameOwner):
             connection.executemany(MARK, [(name, row, scope.look) for row in rows])
 
     def unmark_held(self, connection: Connection) -> None:
-        """At the end, rows that are still in a listing are not missing."""
+        """At the end, rows that are still in a listing are not missing; what fields name is noted."""
         for mapping in self._with_missing(connection):
             names = self._names(connection, mapping.entity)
             values = {"entity": mapping.entity.__name__, "collections": names}
             connection.execute(connection.dialect.sql(UNMARK), values)
+            if self._referring(mapping):
+                sql = SET_NAMED.format(referred=self._referred(mapping))
+                connection.execute(sql, {"entity": mapping.entity.__name__})
 
     def remove_missing(self, connection: Connection, entities: Sequence[str], scope: DeletionScope) -> int:
         """Remove the missing rows of some entities that are certainly gone; how many."""
@@ -795,9 +812,11 @@ class Removals(RenameOwner):
     ) -> bool:
         """Whether a row is missing, or all of its parents are."""
         mapping = self._mappings[ref.entity.__name__]
-        found = connection.execute(mapping.sql(IS_MISSING), (ref.entity.__name__, ref.id)).fetchone()
+        values = {"entity": ref.entity.__name__, "id": ref.id}
+        found = connection.execute(mapping.sql(IS_MISSING), values).fetchone()
         if found is None or found[1] or ref in below:
-            return found is not None and bool(found[1])
+            is_missing = found is not None and bool(found[1])
+            return is_missing and not self._is_named_only(connection, mapping, found[0])
         parents = [
             many.parent.ref(parent)
             for many in self.schema.collections_of(ref.entity)
@@ -806,6 +825,13 @@ class Removals(RenameOwner):
         return bool(parents) and all(
             self.is_pending_removal(connection, one, [*below, ref]) for one in parents
         )
+
+    def _is_named_only(self, connection: Connection, mapping: TableMapping[Any], row: int) -> bool:
+        """Whether a missing row stayed since a field names it, and still does."""
+        name = mapping.entity.__name__
+        sql = f"SELECT 1 FROM _max_missing AS m WHERE m.entity = ? AND m.row = ? AND NOT {IS_DOUBTFUL}"
+        is_kept = connection.execute(sql, (name, row)).fetchone() is not None
+        return is_kept and bool(self._named_by_others(connection, name, {name: {row}}))
 
     def forget(self, connection: Connection, after: float, now: float) -> None:
         """What is missing since a time after this one is missing since now; nothing is removed later."""

@@ -17,7 +17,9 @@ NEWEST = """
       FROM _max_sync AS s WHERE NOT (state = 'completed' AND {narrow}) ORDER BY s.id DESC LIMIT 1
 """
 LAST_COMPLETED = "SELECT max(finished_at) FROM _max_sync WHERE state = 'completed' AND NOT {narrow}"
-UNCONFIRMED = "SELECT count(*) FROM _max_missing"
+NAMED_ONLY = 0  # in place of the listing that lost a missing row: it stays, since a field names it
+IS_DOUBTFUL = f"coalesce(m.listing, -1) <> {NAMED_ONLY}"  # whether a missing row still exists
+UNCONFIRMED = f"SELECT count(*) FROM _max_missing AS m WHERE {IS_DOUBTFUL}"
 WORDS = {  # by the newest sync's status: what it means for an answer, and the command that mends it
     "running": ("a sync is under way", "max status {info}"),
     "paused": ("the last sync is paused", "max resume {info}"),
