@@ -39,7 +39,7 @@ PLAIN: dict[Kind, frozenset[type]] = {
     Kind.REF: frozenset({Ref}),
 }
 
-TEXTS = frozenset({str, NoneType})
+TEXTS: frozenset[type] = frozenset({str, NoneType})
 STORED: dict[Kind, frozenset[type]] = {  # the types in which databases give the values that are no texts
     Kind.INTEGER: frozenset({int, NoneType}),
     Kind.REAL: frozenset({float, int, NoneType}),

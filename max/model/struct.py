@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from reprlib import Repr
 from typing import Any, ClassVar, Never, Self, TypeVar, dataclass_transform
 
@@ -120,16 +121,25 @@ INSIDE: dict[str, tuple[Any, Any]] = {  # what each item of these is
 
 def checked(record: S) -> S:
     """The record, which was stored; TypeError when a value is not of the type that it declares."""
-    hints = {
-        n: hint for base in type(record).__mro__ for n, hint in vars(base).get("__annotations__", {}).items()
-    }
-    for name, hint in hints.items():
+    of: type = type(record)
+    for name, kind, items, inside in _declared(of):
         value = getattr(record, name)
-        items, kind = INSIDE.get(hint, (None, object))
-        fits = isinstance(value, TYPES.get(hint, object))
-        if not fits or (items and not all(isinstance(one, kind) for one in items(value))):
+        if not isinstance(value, kind) or (
+            items and not all(isinstance(one, inside) for one in items(value))
+        ):
             raise TypeError(f"{name} is {value!r}")
     return record
+
+
+@cache
+def _declared(record: type) -> list[tuple[str, Any, Any, Any]]:
+    """The values of a record that can be checked: name, type, how to get the items, and their type."""
+    declared = [pair for one in record.__mro__ for pair in vars(one).get("__annotations__", {}).items()]
+    return [
+        (name, TYPES.get(hint, object), *INSIDE.get(hint, (None, None)))
+        for name, hint in declared
+        if hint in TYPES or hint in INSIDE
+    ]
 
 
 def short(value: object, name: str = "") -> str:

@@ -34,14 +34,14 @@ import json
 import time
 from binascii import b2a_base64
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import groupby, islice, takewhile
 from operator import itemgetter
 from typing import Any, cast
 
 from ..errors import CursorExpired, HistoryError, InvalidCursor
 from ..model.changes import ALL_ROWS, KINDS, NOW, TIMES, Change, ChangeKind, ChangePage, ChangeSummary
-from ..model.columns import decode_column
+from ..model.columns import DECODERS, STORED, TEXTS, decode_column
 from ..model.delivery import Delivery
 from ..model.entities import Entity, FieldType
 from ..model.struct import Struct, checked
@@ -635,7 +635,8 @@ class _Reading:
     def _select(self, template: str, after: int, upto: int, limit: int) -> list[Change]:
         values = {"after": after, "upto": upto, "numbers": self._numbers()}
         rows = self._connection.execute(self._sql(template), values)
-        return list(islice((one for row in rows if (one := self._change(*row)) is not None), limit))
+        with decoding("changes"):
+            return list(islice((one for row in rows if (one := self._change(*row)) is not None), limit))
 
     def _sql(self, template: str) -> str:
         return self._connection.dialect.sql(template)
@@ -652,7 +653,8 @@ class _Reading:
                 ids = self._base_ids(number, after, limit + 1)
                 if not ids:
                     break
-                rows = self._undone(number, ids)
+                with decoding("changes"):
+                    rows = self._undone(number, ids)
                 for id in ids:
                     if len(items) == limit:
                         return ChangePage(items, items[-1].cursor, more=True, since=self.log.since)
@@ -703,10 +705,8 @@ class _Reading:
         before, after = (self._chosen(decode_side(decoders, side)) for side in (old, new))
         if kind == "updated" and self._fields and not (before or after):
             return None
-        cursor = change_cursor(self.log, id)
-        with decoding("changes"):
-            kind = KINDS[KINDS.index(kind)]
-            return checked(Change(kind, entity, row, float(at), sync, before, after, cursor))
+        kind, cursor = KINDS[KINDS.index(kind)], change_cursor(self.log, id)
+        return checked(Change(kind, entity, row, float(at), sync, before, after, cursor))
 
     def _chosen(self, fields: dict[str, Any]) -> dict[str, Any]:
         if not self._fields:
@@ -736,39 +736,44 @@ def net_kind(first: str, last: str) -> ChangeKind | None:
     return "removed" if last == "removed" else "updated"
 
 
-Decoders = Mapping[int, tuple[str, Callable[[Any], Any]]]
+Decoder = tuple[str, frozenset[type], Callable[[Any], Any] | None]
+Decoders = Mapping[int, Decoder]
 
 
 def _decoders(mapping: TableMapping[Any]) -> Decoders:
-    """The name of each field, and how its value is read, by its number."""
-    return {mapping.bits[name]: (name, _decoder(holds)) for name, holds in mapping.types.items()}
+    """How each field is read from JSON, by its number: its name, in which types it comes, and what to do."""
+    return {mapping.bits[name]: (name, *_decoder(holds)) for name, holds in mapping.types.items()}
 
 
-def _decoder(holds: FieldType) -> Callable[[Any], Any]:
-    """How a value that is not NULL is read from JSON; a float is the text of all its digits."""
+def _decoder(holds: FieldType) -> tuple[frozenset[type], Callable[[Any], Any] | None]:
+    stored = STORED.get(holds.kind, TEXTS)
     if holds.kind is Kind.REAL:
-        return float
-    plain = {Kind.TEXT: str, Kind.INTEGER: int}.get(holds.kind) if holds.enum is None else None
-    return lambda value: value if type(value) is plain else decode_column(holds, [value])[0]
+        return stored | TEXTS, float  # it is the text of all its digits
+    if holds.kind in (Kind.REF, Kind.JSON):
+        return stored, lambda value: decode_column(holds, [value])[0]
+    return stored, DECODERS.get(holds.kind, holds.of_text if holds.enum else None)
 
 
 def decode_side(decoders: Decoders, side: str | None) -> dict[str, Any]:
-    """The fields of a side of a change, as values."""
+    """The fields of a side of a change, as values; an error of NONSENSE when they are none."""
     found: dict[str, Any] = {}
-    with decoding("changes"):
-        for number, value in _numbered(side) if side else ():
-            if number in decoders:
-                name, decode = decoders[number]
-                found[name] = None if value is None else decode(value)
+    for number, value in _numbered(side) if side else ():
+        if number in decoders:
+            name, types, decode = decoders[number]
+            if type(value) not in types:
+                raise TypeError(f"{name} is {value!r}")
+            found[name] = value if decode is None or value is None else decode(value)
     return found
 
 
-def _numbered(side: str) -> Iterator[tuple[int, Any]]:
+def _numbered(side: str) -> list[tuple[int, Any]]:
     """The stored values of a side of a change, with the numbers of their fields."""
-    for word, (bits, *values) in enumerate(json.loads(side)):
-        for place in range(bits.bit_length()):
-            if bits >> place & 1:
-                yield word * BITS + place, values[place]
+    return [
+        (word * BITS + place, values[place])
+        for word, (bits, *values) in enumerate(json.loads(side))
+        for place in range(bits.bit_length())
+        if bits >> place & 1
+    ]
 
 
 # -- cursors -----------------------------------------------------------------------------------
