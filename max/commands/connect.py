@@ -25,7 +25,7 @@ from ..installations.credential_file import StoredSecrets
 from ..installations.onboarding import OnboardingResult, bound, destination_of, onboard, revised
 from ..installations.secret_sources import read_secret
 from ..projects.folder import ProjectFolder
-from ..projects.manager import ProjectManager, folder_of
+from ..projects.manager import ProjectManager, folder_of, refuse_moving
 from .console import console
 from .framework import Answer, Options, only_target, readers
 from .parser import Parser
@@ -234,6 +234,7 @@ def run_disconnect(options: Options) -> Answer:
         raise
     except StorageError:  # a database that no sync can use
         pass
+    refuse_moving(project, info)
     what = "its secrets and configuration" if options.keep_data else "its secrets, configuration and data"
     if not options.yes:
         if not is_terminal(console().stdin):

@@ -39,7 +39,14 @@ from ..storage.postgres import PostgresDatabase, pool_of, translated
 from ..storage.postgres_project import StoredInstallation
 from .connectors import ProjectConnectors
 from .database_credentials import DatabaseCredentials, sealed
-from .manager import InstallationWork, MovedInstallation, ProjectManager, move_is_running, name_of
+from .manager import (
+    InstallationWork,
+    MovedInstallation,
+    ProjectManager,
+    move_is_running,
+    name_of,
+    refuse_moving,
+)
 
 if TYPE_CHECKING:
     from ..connector import Connector
@@ -481,6 +488,7 @@ class ProjectDatabase(ProjectManager):
         self, info: InstallationInfo, revise: Callable[[InstallationInfo, StoredSecrets], OnboardingResult]
     ) -> InstallationInfo:
         """Replace an installation's configuration and secrets in one transaction."""
+        refuse_moving(self, info)
         with (
             self.audited("reconfigure", info) as facts,
             self.credentials(info).blocking_renewal_lock(),
@@ -503,6 +511,7 @@ class ProjectDatabase(ProjectManager):
 
     def change_settings(self, info: InstallationInfo, **settings: Json) -> InstallationInfo:
         """Change some settings; UsageError when one is unknown or invalid, and nothing is changed then."""
+        refuse_moving(self, info)
         with self.audited("change_settings", info, **settings), self._writing() as connection:
             one = _now(connection, info)
             update_settings(_info(one).settings, settings)

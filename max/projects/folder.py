@@ -56,7 +56,7 @@ from ..installations.files import (
 from ..model.settings import InstallationInfo, invalid_settings, read_settings, update_settings
 from ..model.values import Json, datetime_text, is_datetime
 from .connectors import ProjectConnectors
-from .manager import MovedInstallation, ProjectManager, move_is_running, name_of
+from .manager import MovedInstallation, ProjectManager, move_is_running, name_of, refuse_moving
 
 if TYPE_CHECKING:
     from ..connector import Connector
@@ -491,6 +491,7 @@ class ProjectFolder(ProjectManager):
         No other process changes them meanwhile.
         """
         self.refuse_foreign()
+        refuse_moving(self, info)
         with self.audited("reconfigure", info) as facts:
             return self._reconfigure(info, revise, facts)
 
@@ -530,6 +531,7 @@ class ProjectFolder(ProjectManager):
 
         UsageError when one does not exist or its value is invalid; nothing is changed then.
         """
+        refuse_moving(self, info)
         with self.audited("change_settings", info, **settings), self._changing(info) as now:
             update_settings(now.settings, settings)
             kept = read_object(self.file(info)).get("settings") or {}

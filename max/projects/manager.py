@@ -7,13 +7,15 @@ same to an event loop.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
-from ..errors import MoveRefused, ProjectError, UnknownName, UsageError
+from ..errors import MaxError, MoveRefused, ProjectError, StorageMoving, UnknownName, UsageError
 from ..model.settings import InstallationInfo
 from ..model.values import Json
+from ..storage.database import FINISH_MOVE, MOVING
+from ..storage.move_mark import mark_of
 
 if TYPE_CHECKING:
     from ..connector import Connector
@@ -255,6 +257,15 @@ def move_is_running(label: str) -> MoveRefused:
         f"another process is moving something out of {label}",
         hint="let it end, and run this again; max status says what is being moved",
     )
+
+
+def refuse_moving(project: ProjectManager, info: InstallationInfo) -> None:
+    """StorageMoving while an installation is being moved: the other place may have all of it already."""
+    mark = None
+    with suppress(MaxError), project.database(info).reader() as connection:  # else nothing is known of a move
+        mark = mark_of(connection)
+    if mark is not None:
+        raise StorageMoving(f"{info}: {MOVING}", hint=FINISH_MOVE)
 
 
 def folder_of(project: ProjectManager) -> Path:

@@ -188,8 +188,9 @@ class Move:
             except MaxError as error:
                 error.hint = "; ".join(filter(None, [error.hint, GO_ON]))
                 raise
-        carried = self._whole and self._carry_audit()
-        for one in planned if carried else coming:
+        if self._whole:
+            self._carry_audit()
+        for one in planned:
             record(self._target, "move", one.info, source=self._source.address)
         self._refuse_new_ones()
         self._places.done()
@@ -281,19 +282,18 @@ class Move:
                 hint="run the same max move again: it is moved as well",
             )
 
-    def _carry_audit(self) -> bool:
-        """Have the audit of a whole project in the target, unless that has one of its own; whether it has."""
+    def _carry_audit(self) -> None:
+        """Have the audit of a whole project in the target, unless that has one of its own."""
         source, target = self._source.audit_database(), self._target.writable_audit()
         if target is None or not source.is_there() or audit_log.check(source).problems:
-            return False
+            return
         if not audit_log.is_in(source, target):
             if audit_log.rows(target, limit=1):
-                return False
+                return
             audit_log.copy(source, target)
         if not audit_log.is_in(source, target) or audit_log.check(target).problems:
             raise MoveRefused(f"the audit did not arrive whole in {self._target.address}")
         source.delete()
-        return True
 
 
 def _counting(

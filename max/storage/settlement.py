@@ -43,6 +43,7 @@ from collections.abc import Mapping, Sequence
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
+from ..core import logger
 from ..errors import LONGEST_WAIT, LeaseLost, NotFound, SuspiciousRemoval, SyncError
 from ..model.delivery import WriteResult, run_writes
 from ..model.event_log import EventKind
@@ -137,6 +138,7 @@ COMPLETE = f"""
     UPDATE _max_task SET state = '{State.COMPLETED}', tries = 0, crashes = 0, changed_at = :now
      WHERE id IN {{numbers:ids}} AND attempt = :attempt AND state = '{State.RUNNING}'
 """  # how most tasks end
+LOG = logger("storage")
 COUNT_DOWN = "UPDATE _max_task SET unfinished = unfinished - ?, failed = failed + ? WHERE id = ?"
 CONTAINERS = f"""
     SELECT id, parent, kind, unfinished, more, children > 0 AND failed = children
@@ -310,6 +312,8 @@ class SyncTransaction:
             self.connection.execute("ROLLBACK TO SAVEPOINT settlement")
             self.connection.execute("RELEASE SAVEPOINT settlement")
             if len(settlements) > 1:
+                why = type(error).__name__  # its words may hold a secret
+                LOG.info("%d settlements failed together (%s): each goes alone", len(settlements), why)
                 return [self.store([one], command)[0] for one in settlements]
             own = _own_error(settlements[0].task, error) if foreign else error
             return [Outcome(State.RUNNING, error=own)]

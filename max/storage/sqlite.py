@@ -115,7 +115,8 @@ def insert_rows(
             connection.execute(statement, [*some, *constants])
             start = end
     if start < number:
-        rows = zip(*[column[start:] for column in columns], *map(repeat, constants), strict=False)
+        same = [repeat(one, number - start) for one in constants]
+        rows = zip(*[column[start:] for column in columns], *same, strict=True)
         connection.executemany(_with_rows(sql, len(columns), len(constants), 1), rows)
 
 

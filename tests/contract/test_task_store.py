@@ -346,7 +346,11 @@ def test_an_expansion_that_fails_ends_when_its_children_have(place: str) -> None
 # -- one settlement is stored as a whole, or not at all ----------------------------------------
 
 
-def test_a_settlement_that_cannot_be_stored_does_not_stop_the_others(place: str) -> None:
+def test_a_settlement_that_cannot_be_stored_does_not_stop_the_others(
+    place: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "max.storage")
+
     def refuses(transaction: Any) -> WriteResult:
         raise UpstreamBroken("no such value")
 
@@ -360,6 +364,7 @@ def test_a_settlement_that_cannot_be_stored_does_not_stop_the_others(place: str)
         return settled.outcomes
 
     outcomes = using(place, body)
+    assert caplog.messages == ["3 settlements failed together (UpstreamBroken): each goes alone"]
     assert [outcome.state for outcome in outcomes] == ["completed", "running", "completed"]
     assert [type(outcome.error) for outcome in outcomes] == [type(None), UpstreamBroken, type(None)]
 

@@ -50,7 +50,7 @@ from max.storage import postgres as postgres_module
 from max.storage.move_mark import Mark
 from max.storage.postgres import PostgresDatabase
 from max.sync.kept_files import KeptFiles
-from tests.command_line import prepare, take
+from tests.command_line import prepare, running, take
 from tests.postgres_server import shared_url
 from tests.storage.test_moves import content
 
@@ -321,6 +321,53 @@ def test_secrets_that_were_renewed_after_a_move_was_killed_are_not_lost(
     assert moved(source, place, "acme:other") == ["acme:other"]
     assert target.credentials(info).read() == {"token": arrives}
     assert info not in source.installations()
+
+
+# -- what must wait for the end of a move
+
+
+def killed_before_the_end(source: ProjectManager, place: str, name: str) -> InstallationInfo:
+    """An installation that was handed over, and that the source still has."""
+    info = source.target(name)
+    with pytest.MonkeyPatch.context() as killed:
+        killed.setattr(type(source), "remove", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            moved(source, place, name)
+    return info
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("to", ["database", "folder", "back"])
+def test_what_is_being_moved_is_neither_changed_nor_disconnected_and_the_rerun_is_in_the_audit(
+    to: str, home: Path, url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if to == "back":
+        moved(folder_at(home), url, "acme:default")
+    source: ProjectManager = ProjectDatabase(url) if to == "back" else folder_at(home)
+    place = {"database": url, "folder": str(home.parent / "there"), "back": str(home)}[to]
+    info = killed_before_the_end(source, place, "acme:default")
+    with pytest.raises(StorageMoving, match="being moved to another place") as refusal:
+        source.change_settings(info, history_days=9)
+    assert "--undo" in refusal.value.hint
+    with pytest.raises(StorageMoving):
+        source.reconfigure(info, lambda one, secrets: pytest.fail("it was asked"))
+
+    async def disconnect() -> None:
+        async with Project[Any].open(url if to == "back" else home, trusted=True) as project:
+            await project.disconnect(info)
+
+    with pytest.raises(StorageMoving):
+        asyncio.run(disconnect())
+    if to != "back":
+        run = running(capsys)("disconnect", "acme:default", "--yes", "-C", str(home), "--json")
+        assert (run.status, run.error["code"]) == (1, "storage.moving")
+    assert info in source.installations()
+    target = unopened(place, trusted=True)
+    before = audit_rows(target)
+    assert moved(source, place, "acme:default") == ["acme:default"]
+    (added,) = (row for row in audit_rows(target) if row.action == "move" and row not in before)
+    assert added.installation.startswith("acme:default")
+    target.change_settings(target.target("acme:default"), history_days=9)
 
 
 # -- what is refused, before anything is written

@@ -99,6 +99,16 @@ def test_a_statement_for_each_row_answers_with_the_first_row_of_each_in_their_or
         assert connection.executemany("UPDATE one SET name = ? WHERE name <> 'b'", [("d",)]).rowcount == 2
 
 
+@pytest.mark.parametrize("longest", [2, 12, 120])
+def test_columns_of_different_lengths_are_refused(longest: int) -> None:
+    columns = [[1] * longest, [1] * (longest - 1)]
+    with memory_connection() as connection:
+        connection.execute("CREATE TABLE two (a INTEGER, b INTEGER, c INTEGER)")
+        with pytest.raises((ValueError, connection.dialect.errors)), transaction(connection):
+            connection.insert("INSERT INTO two (a, b, c) {rows}", [Kind.INTEGER] * 3, columns, [5])
+        assert connection.execute("SELECT count(*) FROM two").fetchone() == (0,)
+
+
 @pytest.mark.usefixtures("either")
 def test_half_a_surrogate_pair_among_many_rows_is_refused_and_none_is_stored() -> None:
     with memory_connection() as connection:
