@@ -270,6 +270,7 @@ class World:
         self.settings, self.set_back = EAGER, 0.0  # seconds by which the clock is off
         self.forbidden: set[str] = set()  # parents whose collections may not be read
         self.past: list[str] = []  # syncs
+        self.cancelled: set[str] = set()
         self.handle: SyncHandle | None = None
         self.killed = asyncio.Event()
 
@@ -342,6 +343,7 @@ class World:
             assert await handle.resume() is handle
         if what == "cancel":
             await handle.cancel()
+            self.cancelled.add(handle.id)
         if what == "join":
             assert (await self.runtime.sync()).id == handle.id
 
@@ -372,7 +374,8 @@ class World:
             self.upstream.replace(event.a)
         elif event.what == "abandon":
             with contextlib.suppress(SyncError, StorageEmpty):
-                request(database_at(self.place), self.info, SyncCommand.CANCEL, now=self.clock())
+                ended = request(database_at(self.place), self.info, SyncCommand.CANCEL, now=self.clock())
+                self.cancelled.add(ended.id)
         elif event.what in ("forbid", "clock"):
             await self._disturb(event)
         change(self.upstream, event)
@@ -401,6 +404,7 @@ class World:
             assert self.killed.is_set()
             return None
         assert self.asked == 0
+        assert handle.id not in self.cancelled, "it is over for good"
         if handle.id not in self.past:
             self.upstream.begin()
         self.past.append(handle.id)
@@ -429,7 +433,8 @@ class World:
     async def _ended(self, handle: SyncHandle, result: SyncResult) -> SyncResult:
         """A sync that was cancelled is over for good."""
         self.database.left = None
-        if result.status is Status.CANCELLED:
+        assert (result.status is Status.CANCELLED) == (handle.id in self.cancelled)
+        if handle.id in self.cancelled:
             commands: list[Callable[[], Awaitable[object]]] = [handle.resume, handle.pause, handle.cancel]
             for command in commands:
                 with pytest.raises(SyncError):
