@@ -30,6 +30,7 @@ DISTURBANCES = (
     "pause",
     "hesitate",
     "cancel",
+    "cancel and kill",
     "join",
     "twice",
     "miscount",

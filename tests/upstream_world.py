@@ -331,7 +331,7 @@ class World:
         if what == "stop":
             self.killed.set()
             await asyncio.Event().wait()
-        if what == "kill":
+        if what in ("kill", "cancel and kill"):
             self.database.kill()
             await asyncio.Event().wait()
 
@@ -341,7 +341,7 @@ class World:
             await handle.pause()
         if what == "hesitate":
             assert await handle.resume() is handle
-        if what == "cancel":
+        if what in ("cancel", "cancel and kill"):
             await handle.cancel()
             self.cancelled.add(handle.id)
         if what == "join":
