@@ -89,7 +89,7 @@ def _schema_text(connection: Connection) -> str | None:
     if not has_part(connection, OWNER, VERSIONS):
         return None
     row = connection.execute("SELECT schema FROM _max_schema").fetchone()
-    return None if row is None else row[0]
+    return None if row is None else str(row[0])  # of what is no text: a text that is no JSON
 
 
 @lru_cache(SCHEMAS)

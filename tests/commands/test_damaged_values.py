@@ -76,6 +76,7 @@ TOOLS: list[tuple[str, dict[str, str]]] = [
 OTHER_CODES = {
     "sync": "_max_task.kind _max_sync.state _max_sync.finished_at _max_sync.command",
     "storage": "_max_migration.digest _max_object.name",
+    "storage.newer": "_max_migration.version",
 }
 SELDOM = """
     INSERT OR IGNORE INTO _max_failure
@@ -206,27 +207,28 @@ def ask(cli: Cli, words: list[str], column: str) -> str:
     """What is wrong with the answer of a command; empty when it has answered, or names the damage."""
     run = cli(*[newest_sync() if word is NEWEST else word for word in words], "--json")
     if run.status in (0, 3):
-        return str(run) if "b'" in run.out and "cannot be read" not in run.out else ""
+        return str(run) if "b'" in run.out and "restore a backup" not in run.out else ""
     errors = [json.loads(line)["error"] for line in run.err.splitlines() if line.startswith('{"error"')]
     named = all(is_named(one, column) for one in errors) and (errors or run.out)
     return "" if run.status == 1 and named else str(run)
 
 
-def call(name: str, arguments: dict[str, str]) -> str:
+def call(name: str, arguments: dict[str, str], column: str) -> str:
     """The same of a tool."""
     answer = Toolbox(project_at(), lambda: "").call(name, arguments)
     text = json.dumps(answer)
-    named = "(code: storage.corrupt)" in text or "(code: not_found)" in text or "cannot be read" in text
+    codes = ["storage.corrupt", "not_found", *(code for code, some in OTHER_CODES.items() if column in some)]
+    named = any(f"(code: {code})" in text for code in codes) or "restore a backup" in text
     return "" if named or not (answer["isError"] or "b'" in text) else text
 
 
-def wrong_answers(cli: Cli, questions: list[Any], column: str = "") -> Iterator[str]:
+def wrong_answers(cli: Cli, questions: list[Any], column: str = "any") -> Iterator[str]:
     """What is wrong with the answers of commands and tools."""
     stored = DATA.read_bytes()
     for one in questions:
         put_back(stored)
         try:
-            problem = ask(cli, one, column) if isinstance(one, list) else call(*one)
+            problem = ask(cli, one, column) if isinstance(one, list) else call(one[0], one[1], column)
         except Exception as error:
             problem = repr(error)
         if problem:
@@ -248,3 +250,8 @@ def test_a_value_that_makes_no_sense_is_answered_from_or_named_as_damage(cli: Cl
             questions = draw.sample([*COMMANDS, *TOOLS], ASKED)
             wrong += [f"{value!r} in {one}" for one in wrong_answers(cli, questions, f"{table}.{column}")]
     assert wrong == []
+
+
+def test_a_schema_of_which_nothing_is_left_is_damage_and_no_lack_of_data(cli: Cli) -> None:
+    assert damage("_max_schema", "schema", None)
+    assert [*wrong_answers(cli, [["search", "acme", "AcmeTask"], ["schema", "acme"], ["sync", "acme"]])] == []
