@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from ..errors import DaemonRunning, MoveRefused, UsageError
@@ -97,34 +98,32 @@ def _undone(options: Options, project: ProjectManager, chosen: Sequence[Installa
     """Take back what can be: everything that was not handed over."""
     if options.to or options.plan:
         raise UsageError("--undo goes alone", hint="max move [INSTALLATION] --undo")
-    back, notes, refused = list[str](), list[str](), list[MoveRefused]()
+    found: dict[str, list[str]] = {}
+    refused: list[MoveRefused] = []
     for info in project.installations() if chosen is None else chosen:
         try:
-            found = _taken_back(project, info)
+            found |= _taken_back(project, info)
         except MoveRefused as error:
             refused.append(error)
-        else:
-            back += [] if found is None else [str(info)]
-            notes += found or []
-    if refused and not back:
+    if refused and not found:
         raise refused[0]
-    notes += [error.render() for error in refused]
-    words = [f"{name} stays where it is" for name in back] or ["nothing is being moved"]
-    return options.answer({"stays": back}, lambda: words, notes, 3 if refused else 0)
+    notes = [*chain(*found.values()), *(error.render() for error in refused)]
+    words = [f"{name} stays where it is" for name in found] or ["nothing is being moved"]
+    return options.answer({"stays": [*found]}, lambda: words, notes, 3 if refused else 0)
 
 
-def _taken_back(project: ProjectManager, info: InstallationInfo) -> list[str] | None:
-    """Take back the move of an installation: what to say of it.  None when it is not being moved."""
+def _taken_back(project: ProjectManager, info: InstallationInfo) -> dict[str, list[str]]:
+    """Take back the move of an installation: its name, with notes; nothing when it stays anyway."""
     from ..projects.moving import moving_to, undo
     from ..projects.opening import unopened
 
     mark = moving_to(project, info)
     if mark is None:
-        return None
+        return {}
     if undo(project, info, mark, unopened(mark.target)):
-        return []
+        return {str(info): []}
     left = f"what was copied to {mark.target} cannot be reached, and stays there"
-    return [f"{left}, under a name with {info.id}"]
+    return {str(info): [f"{left}, under a name with {info.id}"]}
 
 
 def _refuse_daemon(project: ProjectManager) -> None:
