@@ -39,7 +39,7 @@ from typing import (
     overload,
 )
 
-from ..errors import NOTHING, FieldNotLoaded, Mismatch, SchemaError, UnknownName, UsageError
+from ..errors import NOTHING, FieldNotLoaded, SchemaError, UnknownName, UsageError
 from .filters import Compare, Filter, Op, Some, Synced
 from .json_types import ANY, json_reader, json_type, type_name
 from .refs import LOCAL as LOCAL
@@ -49,7 +49,6 @@ from .refs import Scope as Scope
 from .struct import LazySignature, Struct, short
 from .values import (
     EXPECTED,
-    LONGEST_ID,
     READERS,
     InvalidValue,
     Json,
@@ -69,7 +68,6 @@ E = TypeVar("E", bound="Entity")
 P = TypeVar("P", bound="Entity")
 
 REFS = 8  # that a path goes through; a database joins a table for each
-LONGEST_PATH = 200  # characters by which an error names a record
 NOTHING_GIVEN: Mapping[Any, object] = types.MappingProxyType({})
 RESERVED = frozenset({"ref", "types", "children", "to_dict"})  # Entity's own names; no field may take them
 
@@ -879,38 +877,6 @@ def values_of(entity: Entity) -> Mapping[str, Any]:
     return types.MappingProxyType(entity._values)
 
 
-ID_EXPECTED = f"a text that is not empty, without NUL, of at most {LONGEST_ID:,} characters"
-
-
-def invalid_fields(entity: Entity) -> dict[str, InvalidValue]:
-    """What is wrong with each invalid field of a record; empty for a valid record."""
-    wrong: dict[str, InvalidValue] = {}
-    id = entity._values["id"]
-    if not is_id(id):
-        wrong["id"] = id if isinstance(id, InvalidValue) else InvalidValue(ID_EXPECTED, id)
-    for name, holds in type(entity).types().items():
-        try:
-            if name in entity._values:
-                holds.read(entity._values[name])
-        except InvalidValue as error:
-            wrong[name] = error
-    return wrong
-
-
-def check_entity(entity: Entity) -> list[Mismatch]:
-    """Every invalid value of a record, with its path."""
-    where = short_path(type(entity).__name__, entity._values["id"])
-    wrong = invalid_fields(entity).items()
-    return [Mismatch(f"{where}.{name}{one.path}", one.expected, one.actual) for name, one in wrong]
-
-
 def as_it_came(value: object) -> object:
     """A value; in place of one that could not be read, what the data has."""
     return value.actual if isinstance(value, InvalidValue) else value
-
-
-def short_path(entity: str, id: object) -> str:
-    """A record as paths name it, ``Entity:id``, with the beginning of a long id."""
-    text = f"{entity}:{as_it_came(id)}"
-    text = text if text.isprintable() else repr(text)[1:-1]  # an id may hold any text
-    return text if len(text) <= LONGEST_PATH else f"{text[: LONGEST_PATH - 1]}…"

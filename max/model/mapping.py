@@ -25,7 +25,8 @@ from typing import Any, cast, overload
 
 from ..errors import NOTHING, MaxError, Nothing
 from .columns import Column, EncodedRows, InvalidColumn, encode_column, encode_kinds, encode_one, id_lists
-from .entities import ID_EXPECTED, E, Entity, FieldOf, FieldType, Ref, Source
+from .entities import E, Entity, FieldOf, FieldType, Ref, Source
+from .mismatches import ID_EXPECTED
 from .struct import short
 from .values import InvalidValue, Json, Kind, are_ids, datetime_of, is_id
 

@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 from ..errors import InvalidEntity, shown
 from ..model.columns import EncodedRows
 from ..model.delivery import Delivery, ListingPage
-from ..model.entities import Entity, Ref, as_it_came, check_entity, invalid_fields, short_path, values_of
+from ..model.entities import Entity, Ref, as_it_came, values_of
 from ..model.mapping import MappedRows
 from ..model.migrations import SchemaPolicy
+from ..model.mismatches import check_entity, invalid_fields, short_path
 from ..model.struct import Struct, checked
 from ..model.values import InvalidValue, Json, is_id, is_json, storable
 from .catalogue import has_part, migrate

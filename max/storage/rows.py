@@ -24,7 +24,8 @@ from typing import Any, Generic
 
 from ..errors import InvalidEntity
 from ..model.columns import EncodedRows, InvalidColumn, check_stored, decode_column, decode_ids, encode_column
-from ..model.entities import E, Entity, check_entity
+from ..model.entities import E, Entity
+from ..model.mismatches import check_entity
 from ..model.values import Kind, are_ids, is_id
 from .database import Connection, Dialect, quoted
 

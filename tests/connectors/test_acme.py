@@ -64,9 +64,10 @@ from max.connecting import (
     UpstreamMissing,
     Validate,
 )
-from max.model.entities import E, ManyOf, check_entity, values_of
+from max.model.entities import E, ManyOf, values_of
 from max.model.loaders import BatchLoader, CollectionLoader, EntityLoader, Loader, OutsideCall, RawLoader
 from max.model.mapping import narrowed
+from max.model.mismatches import check_entity
 from max.model.query import Query, QueryPage
 from max.testing import credentials_for
 from max.upstream.credentials import MemoryCredentials

@@ -35,8 +35,9 @@ from max_connectors.git_log import length_of
 from max.cli import main
 from max.connecting import Env, MaxError, Page, PageRequest, PermissionDenied, UpstreamError, UpstreamMissing
 from max.connector import RunCode, Validate
-from max.model.entities import E, V, check_entity
+from max.model.entities import E, V
 from max.model.loaders import CollectionLoader, In, Out, OutsideCall, RawLoader
+from max.model.mismatches import check_entity
 from max.model.query import Query, QueryPage
 from max.upstream.credentials import CredentialProvider, MemoryCredentials
 from max.upstream.operations import Limits, Operation, OperationRunner

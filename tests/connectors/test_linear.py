@@ -39,7 +39,8 @@ from max_connectors.linear import (
 
 from max import Status
 from max.connecting import InvalidAnswers, PageRequest, Ref, SignIn, UpstreamChanged
-from max.model.entities import check_entity, values_of
+from max.model.entities import values_of
+from max.model.mismatches import check_entity
 from max.upstream.replay import Replay
 from tests.linear_fake import Copy, first_part, issue, needs_fake, second_part, uid, workspace
 from tests.record_linear import COMMENTS, FIRST, ISSUES, SECOND

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from max.errors import FieldNotLoaded, InvalidCursor, InvalidEntity, NotFound, UnknownName, UsageError
 from max.model.delivery import Delivery
-from max.model.entities import REFS, Entity, FieldOf, Ref, check_entity, values_of
+from max.model.entities import REFS, Entity, FieldOf, Ref, values_of
 from max.model.filters import AllOf, AnyOf, Compare, Filter, Not, Op
+from max.model.mismatches import check_entity
 from max.model.query import Query, QueryPage
 from max.model.schema import Schema
 from max.storage.sqlite import MEMORY

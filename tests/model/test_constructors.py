@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from max.errors import FieldNotLoaded
 from max.model.constructors import write_constructor
-from max.model.entities import Entity, Field, Many, Ref, check_entity, values_of
+from max.model.entities import Entity, Field, Many, Ref, values_of
+from max.model.mismatches import check_entity
 from max.model.values import Json
 
 

@@ -23,13 +23,13 @@ from max.model.entities import (
     Ref,
     RefKey,
     Scope,
-    check_entity,
     field_names,
     find_field,
     path_name,
     values_of,
 )
 from max.model.filters import AllOf, AnyOf, Filter, Not, Op
+from max.model.mismatches import check_entity
 from max.model.query import Page, Query
 from max.model.values import Json, Kind
 from tests.strategies import ODDITIES, Thing, fitting, samples

@@ -13,9 +13,10 @@ from max.errors import SchemaError
 from max.model.columns import encode_one
 from max.model.constructors import write_constructor
 from max.model.delivery import Delivery, WriteResult
-from max.model.entities import ID_EXPECTED, LOCAL, Entity, Field, FieldOf, Many, Ref, check_entity, values_of
+from max.model.entities import LOCAL, Entity, Field, FieldOf, Many, Ref, values_of
 from max.model.loaders import Loader, PageRequest
 from max.model.mapping import MappedRows, by_column, read_rows
+from max.model.mismatches import ID_EXPECTED, check_entity
 from max.model.query import Batch, Page
 from max.model.schema import Schema
 from max.model.values import EXPECTED, Json, Kind

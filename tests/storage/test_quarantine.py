@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from max.errors import InvalidEntity
 from max.model.delivery import Delivery, ListingPage, WriteResult
-from max.model.entities import Entity, Field, Many, Ref, check_entity
+from max.model.entities import Entity, Field, Many, Ref
 from max.model.loaders import CollectionLoader, Loader, Resolver
 from max.model.migrations import (
     ChangeKey,
@@ -22,6 +22,7 @@ from max.model.migrations import (
     SchemaContract,
     SchemaPolicy,
 )
+from max.model.mismatches import check_entity
 from max.model.query import Page, Query
 from max.model.schema import Schema
 from max.model.values import Json, Kind
