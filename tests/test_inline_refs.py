@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 from max.connecting import (
@@ -24,6 +25,7 @@ from max.connecting import (
     Step,
     Store,
     SyncPlan,
+    UpstreamMissing,
 )
 from max.model.tasks import Status
 from max.storage.sync_state import sync_state
@@ -40,6 +42,7 @@ class Person(Entity):
     """Someone whom tasks name."""
 
     name: Field[str] = Field()
+    nick: Field[str] = Field()
 
 
 class Task(Entity):
@@ -55,7 +58,8 @@ Rows = dict[str, tuple[str, Sequence[str]]]  # by task, its author and its assig
 def boards(rows: Rows, asked: list[str | None], *, with_authors: bool) -> Connector[NoConfig, None]:
     """A connector of these tasks, two a page; each page begins behind the row before it.
 
-    Assignees come with their names, and so do authors if it is ``with_authors``.
+    Assignees come with their names, and so do authors if it is ``with_authors``.  Nicks are asked for in
+    each sync; of those whom no task names there is none.
     """
 
     @Loader.collection(Board.tasks, brings=[Task, Person], stable=True)
@@ -71,9 +75,16 @@ def boards(rows: Rows, asked: list[str | None], *, with_authors: bool) -> Connec
         also = [Person(name, name=name.title()) for name in sorted(people)]
         return Page(found, next=ids[1] if len(ids) > 2 else None, also=also)
 
+    @Loader.entity(Person.nick, ttl=timedelta(0))
+    async def nick(ref: Ref[Person], env: Env[Any]) -> Person:
+        if not any(ref.id == author or ref.id in assigned for author, assigned in rows.values()):
+            raise UpstreamMissing(f"{ref.id} is gone")
+        return Person(ref.id, nick=ref.id[:1])
+
     async def seed(context: None, store: Store) -> SyncPlan:
         await store.store(Board("b"))
-        return SyncPlan([Step.for_root(Board.ref("b")).load_collection(Board.tasks)])
+        nicks = Step.for_all(Person).load_fields(Person.nick)
+        return SyncPlan([Step.for_root(Board.ref("b")).load_collection(Board.tasks), nicks])
 
     async def initialise(config: NoConfig, credentials: CredentialProvider) -> Installation[None]:
         return Installation(None)
@@ -82,7 +93,7 @@ def boards(rows: Rows, asked: list[str | None], *, with_authors: bool) -> Connec
         name="boards",
         description="Tasks and people.",
         schema=Schema([Board, Task, Person], roots=[Board]),
-        loaders=[tasks],
+        loaders=[tasks, nick],
         seeder=seed,
         initialise=initialise,
         config=NoConfig,
@@ -128,6 +139,13 @@ def test_someone_whom_a_field_alone_named_goes_when_it_names_another() -> None:
     assert people_after(before, dropped, dropped)[0] == ["ada", "bob"]
     before = {"1": ("ada", ["bob"]), "2": ("bob", []), "3": ("ada", ["ada"])}
     assert people_after(before, dropped, dropped | {"2": ("ada", [])})[0] == ["ada"]
+
+
+def test_someone_whom_a_row_alone_keeps_that_goes_may_be_gone_at_the_source() -> None:
+    before: Rows = {"1": ("ada", ["bob"]), "2": ("bob", []), "3": ("ada", ["ada"])}
+    dropped = before | {"1": ("ada", [])}
+    after = {id: dropped[id] for id in ("1", "3")}
+    assert people_after(before, dropped, after)[0] == ["ada"]
 
 
 def test_the_assignee_of_a_row_that_is_gone_stays_as_the_author_of_another() -> None:

@@ -43,7 +43,6 @@ from max.storage.sqlite import SqliteDatabase
 from max.upstream.credentials import CredentialProvider, MemoryCredentials
 from tests.sample import SampleConfig, sample
 
-INFO = InstallationInfo("sample", "default", "abc", {}, 0.0)
 ROOT = Path(__file__).parent.parent
 NOW = 1_900_000_000.0  # seconds since the epoch: when the clock of a test begins
 DAY = timedelta(days=1)
@@ -89,6 +88,7 @@ class Service:
     since: list[datetime | None] = field(default_factory=list)
     now: float = NOW
     sizes_inline: bool = False  # listing pulls also brings their sizes
+    account: str = "first"
 
     def ask(self, what: str) -> None:
         """A request, refused or not."""
@@ -164,8 +164,9 @@ def runtime(
     }
     secrets = CredentialProvider(MemoryCredentials(), ())
     connector = sample(**(attributes | changes))
+    info = InstallationInfo("sample", "default", "abc", {"account": service.account}, 0.0)
     return InstallationRuntime(
-        INFO, connector, SampleConfig(), secrets, SqliteDatabase(path), clock=lambda: service.now
+        info, connector, SampleConfig(), secrets, SqliteDatabase(path), clock=lambda: service.now
     )
 
 
@@ -423,7 +424,16 @@ def test_a_place_whose_parent_is_not_seen_again_is_asked_itself(copy: Copy) -> N
     assert copy.reviews() == ["a1"], "its parent's listing cannot be read, so a new place may have it"
 
 
-# -- connectors that change ----------------------------------------------------------------------
+# -- accounts and connectors that change ---------------------------------------------------------
+
+
+def test_a_field_that_has_the_value_that_it_had_in_another_account_may_have_moved(copy: Copy) -> None:
+    copy.service.account = "second"
+    copy.sync(SyncOptions(only=("Review",)))  # which does not show the versions of this account
+    copy.service.reviews["a"] = ["a1", "a2"]
+    assert copy.sync() == EVERYTHING
+    assert copy.reviews() == ["a1", "a2"]
+    assert copy.sync() == ["pulls"]
 
 
 def test_a_connector_that_begins_to_watch_fetches_everything_once(copy: Copy) -> None:

@@ -248,8 +248,6 @@ class World:
         # What a feed alone brought of another account's row is not asked for again: it is only stale.
         moves = any(event.what == "source" for sync in history.syncs for event in sync.before)
         narrow = history.narrow and not (history.feed and moves)
-        # A watched field that has by chance the value that it had in another account has not moved.
-        self.ends_plain = history.plain and not (history.watched and moves)
         self.upstream = Upstream(
             kinds,
             history.feed,
@@ -519,7 +517,7 @@ def live(history: History) -> dict[str, tuple[Any, Any]]:
         for one in history.syncs:
             await world.sync(one)
         world.forbidden.clear()
-        plain = await after_plain_sync(world) if world.ends_plain else {}
+        plain = await after_plain_sync(world) if history.plain else {}
         result = await world.sync(Sync(restart=True, options=RIGHT))
         ended = None if result is None else (result.status, result.failures)
         (rows, members), (there, whose) = await world.state(), world.upstream.state()

@@ -31,6 +31,7 @@ requested after that is stored without comparing it row by row.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -256,13 +257,16 @@ class Freshness(RenameOwner):
         """Count as never synced whatever a request brought that began after a time.
 
         A field that moved later than now has moved now, and no request is known that began later.
+        With -inf for the time, as another account wants it, the next value of a watched field has moved
+        even if it equals the stored one.
         """
         later = "UPDATE _max_high_water SET requested_at = :now WHERE requested_at > :now"
         connection.execute(later, {"now": now})
         for mapping in self._mappings.values():
             for column in map(quoted, mapping.moved_columns.values()):
-                sql = mapping.sql(f"UPDATE {{table}} SET {column} = :now WHERE {column} > :now")
-                connection.execute(sql, {"now": now})
+                moved, since = (NEVER, after) if after == -math.inf else (":now", now)
+                sql = mapping.sql(f"UPDATE {{table}} SET {column} = {moved} WHERE {column} > :since")
+                connection.execute(sql, {"now": now, "since": since})
         words = max((len(mapping.bitmaps) for mapping in self._mappings.values()), default=1)
         bits = ", ".join(f"{load_bitmap(word)} = 0" for word in range(words))
         for statement in (

@@ -225,14 +225,15 @@ NAMED = """
     SELECT DISTINCT o._row FROM {named} AS o JOIN {{table}} AS r ON r.{field} = o._id
      WHERE o._row IN {{numbers:rows}} AND r._removed_at IS NULL AND r._row NOT IN {{numbers:going}}
 """
-UNMARK = f"DELETE FROM _max_missing AS m WHERE m.entity = :entity AND {HELD}"
+UNMARK = f"""
+    DELETE FROM _max_missing AS m WHERE m.entity = :entity
+       AND ({HELD} OR EXISTS (SELECT 1 FROM {{table}} WHERE _row = m.row AND _removed_at IS NOT NULL))
+"""
 SET_NAMED = f"""
     UPDATE _max_missing AS m SET listing = CASE WHEN {{referred}} THEN {NAMED_ONLY} END
      WHERE m.entity = :entity AND (m.listing = {NAMED_ONLY} OR {{referred}})
 """
-MARK = """
-    INSERT INTO _max_missing (entity, row, missing_since) VALUES (?, ?, ?) ON CONFLICT DO NOTHING
-"""
+MARK = "INSERT INTO _max_missing (entity, row, missing_since) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
 LISTINGS_OF = """
     SELECT l.id FROM {table} AS p JOIN _max_listing AS l ON l.collection = :collection AND l.parent = p._id
      WHERE p._row IN {numbers:parents}
@@ -568,15 +569,9 @@ class Removals(RenameOwner):
             }
             for name, rows in marked.items()
         }
-        certain = {
-            name: {row: since for row, since in rows.items() if row in gone[name]}
-            for name, rows in free.items()
-        }
+        certain = _among(free, gone)
         proven = self._going(connection, certain, gone)
-        alone = {
-            name: {row: since for row, since in rows.items() if row in proven.get(name, ())}
-            for name, rows in certain.items()
-        }
+        alone = _among(certain, proven)
         kept = self._kept(self._with_children(connection, alone, inline=False), proven)
         return missing, {name: rows for name, rows in proven.items() if name not in kept}, evidence
 
@@ -658,11 +653,7 @@ class Removals(RenameOwner):
 
         ``inline``: also those that such a row names itself.  None of ``but`` these.
         """
-        left = {
-            name: {row: at for row, at in some.items() if row not in but.get(name, ())}
-            for name, some in rows.items()
-        }
-        found = {name: some for name, some in left.items() if some}
+        found = {name: left for name, some in rows.items() if (left := _without(some, but.get(name, ())))}
         lost: dict[str, set[int]] = {}
         pending = list(found)
         while pending:
@@ -784,11 +775,11 @@ class Removals(RenameOwner):
             connection.executemany(MARK, [(name, row, scope.look) for row in rows])
 
     def unmark_held(self, connection: Connection) -> None:
-        """At the end, rows that are still in a listing are not missing; what fields name is noted."""
+        """At the end, rows that are in a listing, or removed, are not missing; what fields name is noted."""
         for mapping in self._with_missing(connection):
             names = self._names(connection, mapping.entity)
             values = {"entity": mapping.entity.__name__, "collections": names}
-            connection.execute(connection.dialect.sql(UNMARK), values)
+            connection.execute(mapping.sql(UNMARK), values)
             if self._referring(mapping):
                 sql = SET_NAMED.format(referred=self._referred(mapping))
                 connection.execute(sql, {"entity": mapping.entity.__name__})
@@ -810,13 +801,13 @@ class Removals(RenameOwner):
     def is_pending_removal(
         self, connection: Connection, ref: Ref[Any], below: Sequence[Ref[Any]] = ()
     ) -> bool:
-        """Whether a row is missing, or all of its parents are."""
+        """Whether a row is missing, or all of its parents are, and no field of a row that stays keeps it."""
         mapping = self._mappings[ref.entity.__name__]
         values = {"entity": ref.entity.__name__, "id": ref.id}
         found = connection.execute(mapping.sql(IS_MISSING), values).fetchone()
         if found is None or found[1] or ref in below:
             is_missing = found is not None and bool(found[1])
-            return is_missing and not self._is_named_only(connection, mapping, found[0])
+            return is_missing and not self._is_named_only(connection, ref, found[0], [*below, ref])
         parents = [
             many.parent.ref(parent)
             for many in self.schema.collections_of(ref.entity)
@@ -826,12 +817,20 @@ class Removals(RenameOwner):
             self.is_pending_removal(connection, one, [*below, ref]) for one in parents
         )
 
-    def _is_named_only(self, connection: Connection, mapping: TableMapping[Any], row: int) -> bool:
-        """Whether a missing row stayed since a field names it, and still does."""
-        name = mapping.entity.__name__
+    def _is_named_only(
+        self, connection: Connection, ref: Ref[Any], row: int, below: Sequence[Ref[Any]]
+    ) -> bool:
+        """Whether a missing row stayed since a field names it, and a row that is not missing still does."""
         sql = f"SELECT 1 FROM _max_missing AS m WHERE m.entity = ? AND m.row = ? AND NOT {IS_DOUBTFUL}"
-        is_kept = connection.execute(sql, (name, row)).fetchone() is not None
-        return is_kept and bool(self._named_by_others(connection, name, {name: {row}}))
+        if connection.execute(sql, (ref.entity.__name__, row)).fetchone() is None:
+            return False
+        for source, field in self._referring(self._mappings[ref.entity.__name__]):
+            sql = source.sql(f"SELECT _id FROM {{table}} WHERE {quoted(field)} = ? AND _removed_at IS NULL")
+            for (id,) in connection.execute(sql, (ref.id,)).fetchall():
+                one = source.entity.ref(id)
+                if one not in below and not self.is_pending_removal(connection, one, below):
+                    return True
+        return False
 
     def forget(self, connection: Connection, after: float, now: float) -> None:
         """What is missing since a time after this one is missing since now; nothing is removed later."""
@@ -887,3 +886,15 @@ def _seen_unmoved(mapping: TableMapping[Any], many: ManyOf[Any, Any]) -> tuple[s
         return FALSE, "0"
     seen = mapping.synced(mapping.watched[many.name], "t")
     return f"l.covered_at >= {moved_at} AND {seen} > l.covered_at", seen
+
+
+def _among(rows: Mapping[str, Rows], wanted: Mapping[str, Collection[int]]) -> dict[str, Rows]:
+    """Those of some rows that are among others."""
+    return {
+        name: {row: since for row, since in some.items() if row in wanted.get(name, ())}
+        for name, some in rows.items()
+    }
+
+
+def _without(rows: Rows, others: Collection[int]) -> Rows:
+    return {row: since for row, since in rows.items() if row not in others}

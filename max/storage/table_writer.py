@@ -45,7 +45,7 @@ from .freshness import (
 )
 from .known_pages import KnownPages
 from .quarantine import Quarantine, ValidatedRows
-from .rows import MANY, TableMapping, in_a_row, load_column
+from .rows import MANY, NEVER, TableMapping, in_a_row, load_column
 from .tables import OWNER, VERSIONS, Tables
 
 MIGRATIONS = (
@@ -628,7 +628,10 @@ def _changed(
     bits = zip(map(quoted, mapping.bitmaps), mapping.bitmap_values(names), strict=True)
     columns += [f"{bitmap} & {wanted}" for bitmap, wanted in bits]
     columns += [quoted(load_column(group)) for group in load_groups]
-    columns += ["?"] * len(moved)  # it stays when the field does
+    noted = [quoted(column) for name, column in mapping.moved_columns.items() if name in names]
+    columns += [
+        f"CASE WHEN {column} > {NEVER} THEN ? END" for column in noted
+    ]  # it stays when the field does
     sql = f"SELECT {', '.join(columns)} FROM {{table}} WHERE _row BETWEEN ? AND ? AND _removed_at IS NULL"
     stored = {row[0]: row for row in connection.execute(mapping.sql(sql), (*moved, *numbers))}
     return [row for row in values if stored.get(row[0]) != row]
@@ -662,11 +665,12 @@ def upsert(
         bitmap, bit = mapping.place(name)
         stays = (
             f"t.{quoted(name)} IS NOT DISTINCT FROM excluded.{quoted(name)}"
-            f" AND (t.{quoted(bitmap)} & {bit}) <> 0"
+            f" AND (t.{quoted(bitmap)} & {bit}) <> 0 AND t.{column} > {NEVER}"
         )
         changes.append(f"{column} = CASE WHEN {stays} THEN t.{column} ELSE excluded.{column} END")
     differs = [f"t.{c} IS DISTINCT FROM excluded.{c}" for c in (*fields, *loads)]
     differs += [f"(t.{c} & excluded.{c}) <> excluded.{c}" for c in bitmaps]
+    differs += [f"t.{c} = {NEVER}" for c in moved.values()]
     sql = (
         f"INSERT INTO {quoted(mapping.table)} AS t ({', '.join(columns)}) {{rows}}"
         f" ON CONFLICT (_id) DO UPDATE SET {', '.join([*changes, '_removed_at = NULL'])}"
