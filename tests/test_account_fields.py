@@ -393,6 +393,16 @@ def test_records_that_a_loader_makes_with_the_class_of_the_connector_are_stored(
     assert copy.columns()["shoe_size"] == [38.5]
 
 
+def test_records_that_a_loader_makes_with_the_class_of_the_installation_are_stored(copy: Copy) -> None:
+    @Loader.collection(Crm.people, brings=Person)
+    async def by_hand(parent: Ref[Crm], request: PageRequest, env: Env[Service]) -> Page[Person]:
+        person = env.entity(Person)
+        return Page([person("1", name="Eve", crm=parent, boss=person.ref("2")), person("2", name="Bob")])
+
+    assert copy.sync(loaders=[by_hand]).status is Status.COMPLETED
+    assert [str(one) for one in copy.columns()["boss"]] == ["Person:2", "-"]
+
+
 def test_a_field_of_the_connector_takes_the_name_of_one_of_the_account(copy: Copy) -> None:
     copy.sync()
     data = connector(copy.service).schema.to_json()

@@ -26,7 +26,7 @@ from copy import copy
 from typing import Any, Optional, TypeVar, cast
 
 from ..errors import LoaderFault, MaxError, SchemaError, shown
-from .entities import RESERVED, Entity, Field, FieldOf, FieldType, Many, ManyOf, Ref
+from .entities import RESERVED, Entity, Field, FieldOf, FieldType, Many, ManyOf, Ref, entity_of
 from .loaders import Added, Loader, RawLoader, Resolver
 from .schema import Schema
 from .struct import Struct
@@ -308,13 +308,12 @@ def of_installation(schema: Schema, entity: Entity) -> Entity:
     own = schema.own(type(entity))
     if own is None or own is type(entity):
         return entity
-    made, values = object.__new__(own), entity._values
+    values = entity._values
     for name, many in own._collections.items():
         if many.inline is not None and isinstance(values.get(name), list | tuple):
             values = copy(values)
             values[name] = [_member(schema, one) for one in values[name]]
-    made._kept = values
-    return made
+    return entity_of(own, values)
 
 
 def _member(schema: Schema, member: object) -> object:

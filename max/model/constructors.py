@@ -20,7 +20,7 @@ Every name of its own begins with _, as that of no field does.  Example, of an e
             _id0 = owner
         else:
             return _inherited(_self, id, (title, owner), _others)
-        _self._given = (title, _id0, id)
+        _self._given, _self._kept = (title, _id0, id), None
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ def write_constructor(entity: type[Entity]) -> None:
         return
     if all(map(_is_parameter, names)):
         entity._given_names = (*names, "id")
-        entity.types()
         setattr(entity, "__init__", _written(entity, names))  # noqa: B010  # mypy knows it as a method
 
 
@@ -59,7 +58,7 @@ def _written(entity: type[Entity], names: Sequence[str]) -> Any:
     scope |= {"_entity": entity, "_inherited": inherited}
     usual = f"return _inherited(_self, id, ({''.join(f'{name}, ' for name in names)}), _others)"
     lines = ["if _others or _type(_self) is not _entity:", f"    {usual}"]
-    for number, (name, target) in enumerate(entity._refs.items()):
+    for number, (name, target) in enumerate(entity._ref_fields().items()):
         scope[f"_{number}"] = target
         is_target = f"{name}.entity is _{number} and {name}.scope is _LOCAL"
         lines += [
@@ -70,9 +69,9 @@ def _written(entity: type[Entity], names: Sequence[str]) -> Any:
             "else:",
             f"    {usual}",
         ]
-    ids = {name: f"_id{number}" for number, name in enumerate(entity._refs)}
+    ids = {name: f"_id{number}" for number, name in enumerate(entity._ref_fields())}
     kept = [ids.get(name, name) for name in names]
-    lines.append(f"_self._given = ({', '.join([*kept, 'id'])},)")
+    lines.append(f"_self._given, _self._kept = ({', '.join([*kept, 'id'])},), None")
     parameters = ["*", *(f"{name}=_NOTHING" for name in names)] if names else []
     head = f"def __init__({', '.join(['_self', '/', 'id', *parameters, '**_others'])}):\n    "
     exec(head + "\n    ".join(lines), scope)  # noqa: S102  # the names of fields are identifiers

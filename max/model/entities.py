@@ -560,12 +560,9 @@ class Field(Generic[V]):
     def __get__(self, instance: Entity | None, owner: Any) -> FieldOf[Any, V] | V:
         if instance is None:
             return FieldOf(owner, self.name)
+        values = instance._kept
         try:
-            values = instance._kept
-        except AttributeError:
-            values = instance._values
-        try:
-            return cast(V, values[self.name])
+            return cast(V, (instance._values if values is None else values)[self.name])
         except KeyError:
             raise FieldNotLoaded(type(instance).__name__, self.name) from None
 
@@ -666,13 +663,12 @@ def _check_sources(entity: type[_Declared]) -> None:
 
 @dataclass_transform(kw_only_default=True, eq_default=False, field_specifiers=(key,))
 class _Declared:
-    # Not in a dict of each instance, which the garbage collector would follow as well.
-    __slots__ = ("_given", "_kept", "_stored")
-    _kept: dict[str, Any]  # every value by name, from the first look on
-    _stored: dict[str, Any]  # the values of a record that a database held, with the ids of its refs
-    _given: tuple[Any, ...]  # what a written constructor got, with ids in place of refs
+    # Every record sets both, the first one of its class as well: then Python keeps them without a dict of
+    # each record, which the garbage collector would follow as well.
+    _given: tuple[Any, ...] | dict[str, Any] | None  # what a written constructor or a database gave
+    _kept: dict[str, Any] | None  # every value by name, from the first look on
     _given_names: ClassVar[tuple[str, ...]] = ()  # of each, the id last
-    _refs: ClassVar[Mapping[str, type[Entity]]] = {}  # the fields that are refs, and of which entity
+    _refs: ClassVar[Mapping[str, type[Entity]] | None] = None  # the fields that are refs, of which entity
     _fields: ClassVar[dict[str, Field[Any]]] = {}
     _known: ClassVar[frozenset[str]] = frozenset()  # the names of the fields
     _collections: ClassVar[dict[str, Many[Any]]] = {}
@@ -706,8 +702,7 @@ class _Declared:
         declared |= {name: cls._collections[name].field() for name in cls._inline}
         cls._fields = {n: f for n, f in declared.items() if isinstance(f, Field)}
         cls._known = frozenset(cls._fields)
-        cls._types = cls._children = None
-        cls._refs = {}
+        cls._types = cls._children = cls._refs = None
         refuse_reserved_names(cls)
         _check_sources(cls)
 
@@ -718,7 +713,11 @@ class _Declared:
             hint = "; a row names members of a collection that is declared with inline=" if listed else ""
             raise TypeError(f"{type(self).__name__} has no field {unknown}{hint}")
         values["id"] = id
-        self._kept = values
+        self._given, self._kept = None, values
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Where it is unpickled its class may not know yet which fields are refs."""
+        return {**vars(self), "_given": None, "_kept": self._values}
 
     @property
     def _values(self) -> dict[str, Any]:
@@ -728,22 +727,29 @@ class _Declared:
         look at any value.  Until then it has nothing that the garbage collector follows: a hundred
         thousand dicts with refs held every thread for 60 ms, again and again while they were made.
         """
-        try:
-            return self._kept
-        except AttributeError:
-            self._kept = values = self._made_values()
-            return values
+        if self._kept is None:
+            self._kept = self._made_values()
+        return self._kept
 
     def _made_values(self) -> dict[str, Any]:
-        if hasattr(self, "_given"):
+        """The values that were given, with refs in place of their ids."""
+        values: dict[str, Any]
+        if isinstance(self._given, tuple):
             pairs = zip(self._given_names, self._given, strict=True)
             values = {name: one for name, one in pairs if one is not NOTHING}
         else:
-            values = self._stored
-        for name, entity in self._refs.items():
+            values = self._given or {}
+        for name, entity in self._ref_fields().items():
             if type(id := values.get(name)) is str:
                 values[name] = Ref(entity, id)
         return values
+
+    @classmethod
+    def _ref_fields(cls) -> Mapping[str, type[Entity]]:
+        if cls._refs is None:
+            types = cast("type[Entity]", cls).types().items()
+            cls._refs = {n: cast("type[Entity]", t.target) for n, t in types if t.kind is Kind.REF}
+        return cls._refs
 
     @classmethod
     def _parameters(cls, make: Any) -> list[Any]:
@@ -840,11 +846,7 @@ def resolve(entity: type[Entity], neighbours: Mapping[str, type[Entity]]) -> Non
         for name in entity._fields
         if name != "id"
     }
-    entity._refs = {
-        name: cast("type[Entity]", holds.target)
-        for name, holds in entity._types.items()
-        if holds.kind is Kind.REF
-    }
+    entity._refs = None
 
 
 def _hints(entity: type[Entity], neighbours: dict[str, type[Entity]]) -> dict[str, Any]:
@@ -870,6 +872,13 @@ def _inside(hints: Mapping[str, Any], entity: str, name: str, kind: type) -> Any
     raise SchemaError(
         f"{entity}.{name} {said}", hint=f"write {name}: {kind.__name__}[{inside}] = {kind.__name__}(…)"
     )
+
+
+def entity_of(entity: type[E], values: dict[str, Any]) -> E:
+    """A record that keeps these values, the id included, as they are."""
+    made = object.__new__(entity)
+    made._given, made._kept = None, values
+    return made
 
 
 def values_of(entity: Entity) -> Mapping[str, Any]:

@@ -25,7 +25,7 @@ from typing import Any, cast, overload
 
 from ..errors import NOTHING, MaxError, Nothing
 from .columns import Column, EncodedRows, InvalidColumn, encode_column, encode_kinds, encode_one, id_lists
-from .entities import E, Entity, FieldOf, FieldType, Ref, Source
+from .entities import E, Entity, FieldOf, FieldType, Ref, Source, entity_of
 from .mismatches import ID_EXPECTED
 from .struct import short
 from .values import InvalidValue, Json, Kind, are_ids, datetime_of, is_id
@@ -135,7 +135,7 @@ class MappedRows(Sequence[E]):
             return [self[one] for one in range(*at.indices(len(self)))]
         raw = {n: column[at] for n, column in self.columns.items()}
         if self.made:
-            refs = self.entity._refs
+            refs = self.entity._ref_fields()
             values = {n: _ref_of(refs[n], one) if n in refs else one for n, one in raw.items()}
             return self.entity(self.ids[at], **values)
         return _made(self.entity, self.ids[at], raw, (), self.named)
@@ -228,7 +228,9 @@ def by_column(entities: Sequence[E]) -> Sequence[E]:
         return entities
     try:
         given = list(map(_GIVEN, entities))
-    except AttributeError:
+    except AttributeError:  # the loader returned something else
+        return entities
+    if set(map(type, given)) != {tuple}:
         return entities
     (entity,) = kinds
     *columns, ids = zip(*given, strict=True)
@@ -323,9 +325,7 @@ def _made(
         if isinstance(values[name], list):
             values[name] = [rows.member(one.id) for one in values[name]]
     values["id"], values.asked = id, asked
-    made = object.__new__(entity)
-    made._kept = values
-    return made
+    return entity_of(entity, values)
 
 
 def _value(entity: type[Entity], name: str, holds: FieldType, raw: object) -> Any:

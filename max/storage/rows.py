@@ -55,7 +55,7 @@ class TableMapping(Generic[E]):
         load_groups: dict[str, int],
     ) -> None:
         self.dialect, self.entity, self.table = dialect, entity, table
-        self.types = dict(entity.types())
+        self.types, self.refs = dict(entity.types()), entity._ref_fields()
         self.bits, self.load_groups = bits, load_groups
         self.upserts: dict[tuple[tuple[str, ...], tuple[int, ...]], tuple[str, tuple[Kind, ...]]] = {}
         self.covered: dict[tuple[str, ...], tuple[tuple[int, ...], tuple[int, ...]]] = {}  # load groups
@@ -169,7 +169,7 @@ class TableMapping(Generic[E]):
         for column in bitmaps:
             check_stored(Kind.INTEGER, column)
         decoded = [
-            decode_ids(column) if name in self.entity._refs else decode_column(self.types[name], column)
+            decode_ids(column) if name in self.refs else decode_column(self.types[name], column)
             for name, column in zip(names, values, strict=True)
         ]
         keys = ("id", *names)
@@ -192,7 +192,7 @@ class TableMapping(Generic[E]):
         entity, made = self.entity, []
         for record in records:
             one = object.__new__(entity)
-            one._stored = record
+            one._given, one._kept = record, None
             made.append(one)
         return made
 

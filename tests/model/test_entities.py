@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 from datetime import UTC, date, datetime
@@ -14,6 +15,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from max.errors import FieldNotLoaded, SchemaError, UnknownName, UsageError, shown
+from max.model.constructors import write_constructor
 from max.model.entities import (
     REFS,
     Entity,
@@ -23,6 +25,7 @@ from max.model.entities import (
     Ref,
     RefKey,
     Scope,
+    entity_of,
     field_names,
     find_field,
     path_name,
@@ -406,3 +409,30 @@ def test_a_field_behind_a_ref_belongs_to_another_entity() -> None:
     assert field_names([Issue.title, Issue.id]) == ("title", "id")
     with pytest.raises(ValueError, match="belongs to another entity"):
         field_names([Issue.assignee.to(User.email)])
+
+
+class Remembering:
+    """What an author's class may be as well: it has a slot, and says what every other name is."""
+
+    __slots__ = ("memo",)
+
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return f"no {name}"
+
+
+def test_an_entity_may_also_be_something_else_with_slots_and_names_of_its_own() -> None:
+    class Odd(Remembering, Entity):
+        title: Field[str] = Field()
+
+    made = [Odd("1", title="a"), entity_of(Odd, {"id": "1", "title": "a"})]
+    write_constructor(Odd)
+    for one in [*made, Odd("1", title="a")]:
+        object.__setattr__(one, "memo", 5)
+        assert (one.title, vars(Remembering)["memo"].__get__(one), one.__getattr__("colour")) == (
+            "a",
+            5,
+            "no colour",
+        )
+        assert copy.copy(one) == one
