@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Self, TypeAl
 from .core import InstallationInfo, Runtime, Sync, SyncOptions, in_thread
 from .errors import MaxError, ProjectError, StorageEmpty, UnknownName
 from .model.values import Json
-from .projects.manager import ProjectManager, refuse_moving
+from .projects.manager import ProjectManager
 from .projects.opening import find_project, open_project
 
 if TYPE_CHECKING:
@@ -317,11 +317,13 @@ class Project(Generic[R]):
 
     async def disconnect(self, target: InstallationInfo | str, *, keep_data: bool = False) -> None:
         """Remove an installation with its secrets, and its data unless ``keep_data``."""
+        from .projects.moving import refuse_disconnecting  # with all that moves an installation
+
         async with self._recorded("disconnect", target, keep_data=keep_data):
             info = await in_thread(lambda: self.folder.removable(str(target)))
             async with self._lock(info.id):
                 self._refuse_in_use(info)
-                await in_thread(lambda: refuse_moving(self.folder, info))
+                await in_thread(lambda: refuse_disconnecting(self.folder, info))
                 await in_thread(lambda: self.folder.remove(info, keep_data=keep_data))
 
     def _info(self, target: InstallationInfo | str) -> InstallationInfo:

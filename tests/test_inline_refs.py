@@ -36,6 +36,13 @@ class Board(Entity):
     """The root."""
 
     tasks: Many[Task] = Many()
+    groups: Many[Group] = Many()
+
+
+class Group(Entity):
+    """A group of people."""
+
+    people: Many[Person] = Many()
 
 
 class Person(Entity):
@@ -53,9 +60,12 @@ class Task(Entity):
 
 
 Rows = dict[str, tuple[str, Sequence[str]]]  # by task, its author and its assignees
+Groups = dict[str, Sequence[str]]  # by group, its people
 
 
-def boards(rows: Rows, asked: list[str | None], *, with_authors: bool) -> Connector[NoConfig, None]:
+def boards(
+    rows: Rows, asked: list[str | None], *, with_authors: bool, of: Groups
+) -> Connector[NoConfig, None]:
     """A connector of these tasks, two a page; each page begins behind the row before it.
 
     Assignees come with their names, and so do authors if it is ``with_authors``.  Nicks are asked for in
@@ -75,16 +85,26 @@ def boards(rows: Rows, asked: list[str | None], *, with_authors: bool) -> Connec
         also = [Person(name, name=name.title()) for name in sorted(people)]
         return Page(found, next=ids[1] if len(ids) > 2 else None, also=also)
 
+    @Loader.collection(Board.groups, brings=Group, stable=True)
+    async def groups(parent: Ref[Board], request: PageRequest, env: Env[Any]) -> Page[Group]:
+        return Page([Group(id) for id in of])
+
+    @Loader.collection(Group.people, brings=[Person.name], stable=True)
+    async def members(parent: Ref[Group], request: PageRequest, env: Env[Any]) -> Page[Person]:
+        return Page([Person(one, name=one.title()) for one in of[parent.id]])
+
     @Loader.entity(Person.nick, ttl=timedelta(0))
     async def nick(ref: Ref[Person], env: Env[Any]) -> Person:
-        if not any(ref.id == author or ref.id in assigned for author, assigned in rows.values()):
+        people = [[author, *assigned] for author, assigned in rows.values()]
+        if not any(ref.id in some for some in (*people, *of.values())):
             raise UpstreamMissing(f"{ref.id} is gone")
         return Person(ref.id, nick=ref.id[:1])
 
     async def seed(context: None, store: Store) -> SyncPlan:
         await store.store(Board("b"))
-        nicks = Step.for_all(Person).load_fields(Person.nick)
-        return SyncPlan([Step.for_root(Board.ref("b")).load_collection(Board.tasks), nicks])
+        board, nicks = Step.for_root(Board.ref("b")), Step.for_all(Person).load_fields(Person.nick)
+        people = [board.load_collection(Board.groups), Step.for_all(Group).load_collection(Group.people)]
+        return SyncPlan([board.load_collection(Board.tasks), *people, nicks])
 
     async def initialise(config: NoConfig, credentials: CredentialProvider) -> Installation[None]:
         return Installation(None)
@@ -92,8 +112,8 @@ def boards(rows: Rows, asked: list[str | None], *, with_authors: bool) -> Connec
     return Connector(
         name="boards",
         description="Tasks and people.",
-        schema=Schema([Board, Task, Person], roots=[Board]),
-        loaders=[tasks, nick],
+        schema=Schema([Board, Group, Task, Person], roots=[Board]),
+        loaders=[tasks, groups, members, nick],
         seeder=seed,
         initialise=initialise,
         config=NoConfig,
@@ -105,7 +125,7 @@ def people_after(rows: Rows, *then: Rows, with_authors: bool = True) -> tuple[li
     asked: list[str | None] = []
 
     async def body() -> tuple[list[str], int]:
-        async with runtime(boards(rows, asked, with_authors=with_authors), NoConfig()) as there:
+        async with runtime(boards(rows, asked, with_authors=with_authors, of={}), NoConfig()) as there:
             for some in (dict(rows), *then):
                 rows.clear()
                 rows.update(some)
@@ -171,3 +191,21 @@ def test_someone_whom_fields_alone_name_keeps_no_other_row_back() -> None:
     before: Rows = {"1": ("ada", ["bob"]), "2": ("bob", []), "3": ("ada", ["ada"]), "4": ("ada", ["cy"])}
     after: Rows = {"1": ("ada", []), "2": ("bob", []), "3": ("ada", ["ada"])}
     assert people_after(before, after, with_authors=False)[0] == ["ada", "bob"]
+
+
+def test_a_group_goes_while_a_field_alone_keeps_one_of_its_people() -> None:
+    groups: Groups = {"g": ["ada"], "h": ["bob"]}
+
+    async def body() -> list[list[str]]:
+        source = boards({"1": ("ada", [])}, [], with_authors=False, of=groups)
+        async with runtime(source, NoConfig()) as there:
+            for _ in range(2):
+                assert (await (await there.sync()).completion()).status is Status.COMPLETED
+                groups.pop("g", None)
+            state = await there._database.read(lambda one: sync_state(one, "boards", now=time.time()))
+            assert state.warning is None, "nothing is in doubt"
+            groups_left = await there.engine.query(Group).order_by(Group.id).all()
+            people_left = await there.engine.query(Person).order_by(Person.id).all()
+            return [[one.id for one in groups_left], [one.id for one in people_left]]
+
+    assert asyncio.run(body()) == [["h"], ["ada", "bob"]]

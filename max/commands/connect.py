@@ -25,7 +25,7 @@ from ..installations.credential_file import StoredSecrets
 from ..installations.onboarding import OnboardingResult, bound, destination_of, onboard, revised
 from ..installations.secret_sources import read_secret
 from ..projects.folder import ProjectFolder
-from ..projects.manager import ProjectManager, folder_of, refuse_moving
+from ..projects.manager import ProjectManager, folder_of
 from .console import console
 from .framework import Answer, Options, only_target, readers
 from .parser import Parser
@@ -225,6 +225,8 @@ def configure_disconnect(parser: Parser) -> None:
 
 def run_disconnect(options: Options) -> Answer:
     """Remove an installation: its secrets, its configuration, and its data unless it is kept."""
+    from ..projects.moving import refuse_disconnecting
+
     project = options.found_project()
     info = project.removable(options.target)
     try:
@@ -234,7 +236,7 @@ def run_disconnect(options: Options) -> Answer:
         raise
     except StorageError:  # a database that no sync can use
         pass
-    refuse_moving(project, info)
+    refuse_disconnecting(project, info)
     what = "its secrets and configuration" if options.keep_data else "its secrets, configuration and data"
     if not options.yes:
         if not is_terminal(console().stdin):

@@ -36,6 +36,7 @@ from ..errors import (
     MoveRefused,
     ProjectError,
     StorageEmpty,
+    StorageMoving,
     UnknownName,
     UsageError,
 )
@@ -46,7 +47,7 @@ from ..storage.database import Database
 from ..storage.move_mark import Mark, mark_of, note_handing_over
 from ..storage.moves import CopiedTable
 from .kept_contents import contents_of, copy_contents, count_contents
-from .manager import ProjectManager
+from .manager import ProjectManager, refuse_moving
 
 GO_ON = "nothing is lost, and the same max move goes on; to write here again: max move INSTALLATION --undo"
 
@@ -336,6 +337,30 @@ def moving_to(project: ProjectManager, info: InstallationInfo) -> Mark | None:
     with suppress(StorageEmpty), moves.reading(project.database(info)) as connection:
         return mark_of(connection)
     return None
+
+
+def refuse_disconnecting(project: ProjectManager, info: InstallationInfo) -> None:
+    """StorageMoving while an installation is being moved.
+
+    What was handed over to a place that cannot be reached may be disconnected: if that place is lost, no
+    other command ends the move.
+    """
+    try:
+        refuse_moving(project, info)
+    except StorageMoving:
+        mark = moving_to(project, info)
+        if mark is None or not mark.handing_over or _is_reached(mark.target):
+            raise
+
+
+def _is_reached(place: str) -> bool:
+    from .opening import unopened
+
+    try:
+        unopened(place).installations()
+    except MaxError:
+        return False
+    return True
 
 
 def undo(project: ProjectManager, info: InstallationInfo, mark: Mark, target: ProjectManager) -> bool:

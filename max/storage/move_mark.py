@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .database import Connection
+from .database import Connection, decoding
 
 MARK = "_max_move"
 MADE = f"""
@@ -38,11 +38,13 @@ class Mark(NamedTuple):
 
 
 def mark_of(connection: Connection) -> Mark | None:
-    """The mark of a database; None when it is not being moved."""
+    """The mark of a database; None when it is not being moved, StorageCorrupt when that cannot be said."""
     if not connection.dialect.columns(connection, MARK):
         return None
-    target, since, whole, handing_over, given = connection.execute(f"SELECT {COLUMNS} FROM {MARK}").fetchone()
-    return Mark(target, since, bool(whole), bool(handing_over), given)
+    row = connection.execute(f"SELECT {COLUMNS} FROM {MARK}").fetchone()
+    with decoding("mark of a move"):
+        target, since, whole, handing_over, given = row
+        return Mark(target, since, bool(whole), bool(handing_over), given)
 
 
 def put_mark(connection: Connection, mark: Mark) -> None:

@@ -213,17 +213,15 @@ UNREADABLE = """
     SELECT 1 FROM _max_quarantine AS q WHERE q.entity = :entity AND (:inline OR NOT EXISTS (
            SELECT 1 FROM {table} AS t WHERE t._id = q.id AND t._removed_at IS NULL)) LIMIT 1
 """
-HELD = f"""
-    EXISTS (SELECT 1 FROM _max_membership AS k WHERE k.child = m.row AND k.listing IN {LISTINGS})
-"""
+HELD = f"EXISTS (SELECT 1 FROM _max_membership AS k WHERE k.child = m.row AND +k.listing IN {LISTINGS})"
 MISSING = f"""
     SELECT m.row, m.missing_since, m.listing, {HELD}
       FROM _max_missing AS m JOIN {{table}} AS t ON t._row = m.row AND t._removed_at IS NULL
      WHERE m.entity = :entity AND (m.brought_at IS NULL OR m.brought_at < :since)
 """
 NAMED = """
-    SELECT DISTINCT o._row FROM {named} AS o JOIN {{table}} AS r ON r.{field} = o._id
-     WHERE o._row IN {{numbers:rows}} AND r._removed_at IS NULL AND r._row NOT IN {{numbers:going}}
+    SELECT o._row FROM {named} AS o WHERE o._row IN {{numbers:rows}} AND o._id IN (
+        SELECT r.{field} FROM {{table}} AS r WHERE r._removed_at IS NULL AND r._row NOT IN {{numbers:going}})
 """
 UNMARK = f"""
     DELETE FROM _max_missing AS m WHERE m.entity = :entity
@@ -571,8 +569,7 @@ class Removals(RenameOwner):
         }
         certain = _among(free, gone)
         proven = self._going(connection, certain, gone)
-        alone = _among(certain, proven)
-        kept = self._kept(self._with_children(connection, alone, inline=False), proven)
+        kept = self._kept(self._going(connection, _among(certain, proven), inline=False), proven)
         return missing, {name: rows for name, rows in proven.items() if name not in kept}, evidence
 
     def _going(
@@ -580,11 +577,13 @@ class Removals(RenameOwner):
         connection: Connection,
         rows: Mapping[str, Rows],
         only: Mapping[str, Collection[int]] | None = None,
+        *,
+        inline: bool = True,
     ) -> dict[str, Rows]:
         """As _with_children, without rows that others name by a field, which stay, and what those hold."""
         kept: dict[str, set[int]] = {}
         while True:
-            found = self._with_children(connection, rows, only, but=kept)
+            found = self._with_children(connection, rows, only, but=kept, inline=inline)
             named = {name: self._named_by_others(connection, name, found) for name in found}
             if not any(named.values()):
                 return found

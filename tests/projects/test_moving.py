@@ -10,6 +10,7 @@ import random
 import resource
 import shutil
 import signal
+import sqlite3
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -334,6 +335,35 @@ def killed_before_the_end(source: ProjectManager, place: str, name: str) -> Inst
         with pytest.raises(ZeroDivisionError):
             moved(source, place, name)
     return info
+
+
+def test_what_was_handed_over_to_a_place_that_is_lost_can_be_disconnected(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project, words = folder_at(home), ("disconnect", "acme:default", "--yes", "-C", str(home), "--json")
+    info = project.target("acme:default")
+    with project.writable_database(info).writer() as connection:
+        moves.freeze(connection, "postgresql://127.0.0.1:1/lost")
+    assert running(capsys)(*words).error["code"] == "storage.moving"  # --undo takes it back
+    with sqlite3.connect(project.database(info).label) as raw:
+        raw.execute("UPDATE _max_move SET handing_over = 1")
+    assert running(capsys)(*words).status == 0
+    assert info not in project.installations()
+
+
+def test_a_damaged_mark_of_a_move_is_damage_and_keeps_nothing_from_being_disconnected(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project = folder_at(home)
+    info = project.target("acme:default")
+    with project.writable_database(info).writer() as connection:
+        moves.freeze(connection, "elsewhere")
+    with sqlite3.connect(project.database(info).label) as raw:
+        raw.execute("DELETE FROM _max_move")
+    undone = running(capsys)("move", "acme:default", "--undo", "-C", str(home), "--json")
+    assert undone.error["code"] == "storage.corrupt"
+    project.change_settings(info, history_days=9)
+    assert running(capsys)("disconnect", "acme:default", "--yes", "-C", str(home)).status == 0
 
 
 @pytest.mark.postgres
