@@ -57,6 +57,7 @@ IN_A_FOLDER: Mapping[str, str] = {
     "tests/commands/test_connector_new.py": "it writes a connector, and has no project",
     "tests/commands/test_connector_test.py": "a trial has a folder of its own",
     "tests/commands/test_damage.py": "it damages files",
+    "tests/commands/test_damaged_values.py": "it damages files",
     "tests/commands/test_far_waits.py": "it has no database",
     "tests/commands/test_foreground.py": "it has no database",
     "tests/commands/test_forward.py": "the daemon of a folder answers; what it reads is asked in the others",

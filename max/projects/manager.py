@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 from ..errors import MaxError, MoveRefused, ProjectError, StorageMoving, UnknownName, UsageError
 from ..model.settings import InstallationInfo
 from ..model.values import Json
-from ..storage.database import FINISH_MOVE, MOVING
-from ..storage.move_mark import mark_of
 
 if TYPE_CHECKING:
     from ..connector import Connector
@@ -261,6 +259,9 @@ def move_is_running(label: str) -> MoveRefused:
 
 def refuse_moving(project: ProjectManager, info: InstallationInfo) -> None:
     """StorageMoving while an installation is being moved: the other place may have all of it already."""
+    from ..storage.database import FINISH_MOVE, MOVING  # much of what is done here needs no storage
+    from ..storage.move_mark import mark_of
+
     mark = None
     with suppress(MaxError), project.database(info).reader() as connection:  # else nothing is known of a move
         mark = mark_of(connection)

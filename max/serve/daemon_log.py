@@ -126,15 +126,22 @@ def _is_same_file(stream: IO[str], path: str) -> bool:
 def tail(path: Path, lines: int) -> list[str]:
     """The last lines of a log, also of the file before it; fewer when there are no more."""
     found: list[str] = []
-    for file in (path, path.with_name(f"{path.name}.1")):
-        if len(found) < lines:
-            with suppress(FileNotFoundError):
-                found = [*_last_lines(file, lines - len(found)), *found]
+    with suppress(FileNotFoundError):
+        found = _last_lines(path, lines)
+    return _with_older(path, found, lines)
+
+
+def _with_older(path: Path, found: list[str], lines: int) -> list[str]:
+    """The last lines of a log, with those of the file before it when they are fewer than so many."""
+    if len(found) < lines:
+        with suppress(FileNotFoundError):
+            return [*_last_lines(path.with_name(f"{path.name}.1"), lines - len(found)), *found]
     return found
 
 
 def _last_lines(path: Path, lines: int) -> list[str]:
-    return path.read_text("utf-8", "replace").split("\n")[:-1][-lines:]  # MOST_BYTES, or a little more
+    whole = path.read_text("utf-8", "replace").split("\n")[:-1]  # MOST_BYTES, or a little more
+    return whole[len(whole) - min(lines, len(whole)) :]
 
 
 def follow(path: Path, lines: int, *, idle: Callable[[], object], poll: float = 0.2) -> Iterator[str]:
@@ -142,12 +149,12 @@ def follow(path: Path, lines: int, *, idle: Callable[[], object], poll: float = 
 
     It goes on in the file that takes its place.  ``idle`` is called before each wait.
     """
-    yield from tail(path, lines)
-    opened, rest = None, ""
+    opened = None
     with suppress(FileNotFoundError):
         opened = path.open(encoding="utf-8", errors="replace", newline="\n")
-        opened.seek(0, os.SEEK_END)
+    *whole, rest = opened.read().split("\n") if opened else [""]  # what is written from now on follows
     try:
+        yield from _with_older(path, whole[len(whole) - min(lines, len(whole)) :], lines)
         while True:
             for part in opened or ():
                 rest += part

@@ -124,6 +124,15 @@ class TestReading:
         assert tail(tmp_path / "log", 99) == ["a", "b", "c", "d", "e"]
         assert tail(tmp_path / "none", 9) == []
 
+    def test_following_loses_no_line_that_comes_while_the_last_ones_are_shown(self, tmp_path: Path) -> None:
+        path = tmp_path / "log"
+        path.write_text("one\ntwo\n")
+        following = follow(path, 1, idle=lambda: pytest.fail("a line was lost"))
+        assert next(following) == "two"
+        with path.open("a") as opened:
+            opened.write("three\n")
+        assert next(following) == "three"
+
     def test_following_shows_each_new_line_whole_and_goes_on_in_the_file_that_takes_its_place(
         self, tmp_path: Path
     ) -> None:
