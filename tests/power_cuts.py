@@ -218,7 +218,8 @@ async def sync(path: Path, settings: Settings, round: int) -> list[tuple[Any, ..
     connector = sample(schema=SCHEMA, loaders=LOADERS, seeder=seed, initialise=initialise)
     info = InstallationInfo("sample", "default", "abc", {}, 0.0, settings)
     secrets = CredentialProvider(MemoryCredentials(), ())
-    runtime = InstallationRuntime(info, connector, SampleConfig(), secrets, SqliteDatabase(path))
+    database = SqliteDatabase(path, durability=settings.durability)
+    runtime = InstallationRuntime(info, connector, SampleConfig(), secrets, database)
     await runtime.start()
     try:
         result = await (await runtime.sync()).completion()
