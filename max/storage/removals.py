@@ -220,9 +220,9 @@ MISSING = f"""
      WHERE m.entity = :entity AND (m.brought_at IS NULL OR m.brought_at < :since)
 """
 NAMED = """
-    SELECT o._row FROM {named} AS o WHERE o._row IN {{numbers:rows}} AND o._id IN (
+    SELECT o._row FROM {named} AS o WHERE +o._row IN {{numbers:rows}} AND o._id IN (
         SELECT r.{field} FROM {{table}} AS r WHERE r._removed_at IS NULL AND r._row NOT IN {{numbers:going}})
-"""
+"""  # the + keeps SQLite from trying every id with every row
 UNMARK = f"""
     DELETE FROM _max_missing AS m WHERE m.entity = :entity
        AND ({HELD} OR EXISTS (SELECT 1 FROM {{table}} WHERE _row = m.row AND _removed_at IS NOT NULL))
