@@ -152,8 +152,8 @@ class TestLife:
 
     def test_a_process_id_that_was_given_again_is_no_daemon_and_gets_no_signal(self, running: Home) -> None:
         os.kill(running.pid(), signal.SIGKILL)
-        until(lambda: not running.processes())
-        with subprocess.Popen(["sleep", "600"]) as other:
+        until(lambda: running.json("daemon", "list")["data"][0]["state"] == "stale")
+        with subprocess.Popen(["sleep", "60"]) as other:
             held = running.folder() / "daemon.pid"
             lines = held.read_text().split("\n")
             parts = lines[1].split("/")
