@@ -450,9 +450,11 @@ asyncio.run(main({"sync": sync, "write": write}[sys.argv[1]], float(sys.argv[2])
 """
 
 
-def test_two_processes_that_read_and_write_one_project_never_see_it_locked(tmp_path: Path) -> None:
+def test_processes_that_read_and_write_one_project_never_see_it_locked(tmp_path: Path) -> None:
     sizes: dict[str, Any] = {"workspaces": 1, "users": 20, "projects": 2, "tasks": 100, "files": 0}
     ProjectFolder.init(tmp_path).add("acme", None, sizes, {}, now=0.0)
+    first = [sys.executable, "-c", SHARER, "sync", "0.01"]  # it removes what the source never had
+    subprocess.run(first, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.DEVNULL, check=True)
     words = [[sys.executable, "-c", SHARER, role, str(SHARED)] for role in ("sync", "write", "write")]
     pipe = subprocess.PIPE
     sharers = [

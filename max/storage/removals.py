@@ -49,17 +49,17 @@ Removal is soft (``_removed_at``) until ``purge``.  Roots are never removed.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ..model.columns import EncodedRows
 from ..model.delivery import DeletionCandidates, DeletionScope, ListingPage
 from ..model.entities import Entity, ManyOf, Ref
 from ..model.schema import Schema
 from ..model.values import Kind
-from .database import FALSE, Connection, RenameOwner, quoted
+from .database import Connection, RenameOwner, quoted
+from .deletion_evidence import Evidence, EvidenceReader
 from .freshness import Freshness, PagePosition
 from .rows import NEVER, TableMapping
 from .sync_state import IS_DOUBTFUL, NAMED_ONLY
@@ -141,7 +141,12 @@ PURGEABLE = f"""
 KEEP_NUMBER = "INSERT INTO {table} (_row, _id, _removed_at) VALUES (?, ?, ?)"
 MARK_UNLISTED = """
     INSERT INTO _max_missing (entity, row, missing_since, brought_at)
-    SELECT :entity, _row, :at, :brought_at FROM {table} AS t
+    SELECT :entity, _row, :at, CASE WHEN :whole THEN (
+           SELECT max(read_at) FROM (
+                  SELECT p.requested_at AS read_at FROM _max_load AS p WHERE p.id IN ({loads})
+                   UNION ALL SELECT x.synced_at FROM _max_freshness AS x
+                              WHERE x.entity = :entity AND x.row = t._row) AS brought
+            WHERE read_at > :at) ELSE :at END FROM {table} AS t
      WHERE _removed_at IS NULL AND (:whole OR _id IN {set:ids}) AND NOT EXISTS (
         SELECT 1 FROM _max_membership AS k CROSS JOIN _max_listing AS l
          WHERE k.child = t._row AND l.id = k.listing AND l.collection IN {set:collections})
@@ -202,17 +207,6 @@ PARENTS = """
     SELECT parent FROM _max_listing AS l WHERE collection = ?
        AND EXISTS (SELECT 1 FROM _max_membership WHERE listing = l.id AND child = ?)
 """
-POSSIBLE_LISTINGS = """
-    SELECT l.id, CASE WHEN {in_part} THEN coalesce(l.listed_at, 0)
-                      WHEN {unmoved} THEN {seen} ELSE coalesce(l.covered_at, 0) END FROM {{table}} AS t
-      LEFT JOIN _max_listing AS l ON l.collection = :collection AND l.parent = t._id
-     WHERE t._removed_at IS NULL AND (:whole OR l.id IS NOT NULL) AND t._row NOT IN {{numbers:missing}}
-"""
-IN_PART = "l.listed_at IS NULL OR l.listed_at < l.covered_at"  # some of what it named could not be read
-UNREADABLE = """
-    SELECT 1 FROM _max_quarantine AS q WHERE q.entity = :entity AND (:inline OR NOT EXISTS (
-           SELECT 1 FROM {table} AS t WHERE t._id = q.id AND t._removed_at IS NULL)) LIMIT 1
-"""
 HELD = f"EXISTS (SELECT 1 FROM _max_membership AS k WHERE k.child = m.row AND +k.listing IN {LISTINGS})"
 MISSING = f"""
     SELECT m.row, m.missing_since, m.listing, {HELD}
@@ -247,26 +241,6 @@ Rows = dict[int, float]  # since when each row is missing, by its number
 NO_ROWS: Mapping[str, Collection[int]] = {}
 
 
-class Evidence(NamedTuple):
-    """What the listings that could hold an entity say about its missing rows.
-
-    ``places`` counts them.  ``covered``: each of them was read since the second look began.
-    ``only`` is the one listing that could hold the entity, if there is just one and this sync has
-    read it, at ``read_at``.
-    """
-
-    places: int
-    covered: bool
-    only: int | None
-    read_at: float
-
-    def proves(self, since: float, lost_by: int | None, scope: DeletionScope) -> bool:
-        """Whether a row is gone that is missing since then, and that this listing lost."""
-        if self.covered and scope.look is not None and since <= scope.look:
-            return True
-        return self.only is not None and (lost_by == self.only or since <= self.read_at)
-
-
 class Removals(RenameOwner):
     """The SQL of missing and removed rows."""
 
@@ -278,7 +252,7 @@ class Removals(RenameOwner):
         resolver: Resolver,
     ) -> None:
         self.schema, self._mappings, self._freshness = schema, mappings, freshness
-        self.resolver = resolver
+        self.resolver, self._evidence = resolver, EvidenceReader(mappings, resolver)
         self._by_parent: dict[type[Entity], list[tuple[ManyOf[Any, Any], str]]] = {}
 
     def _names(self, connection: Connection, entity: type[Entity], inline: bool | None = None) -> object:
@@ -398,7 +372,10 @@ class Removals(RenameOwner):
         at: float,
         groups: Sequence[EncodedRows] | None = None,
     ) -> None:
-        """Rows in no listing are missing: all, as when a feed starts over, or those that came at ``at``."""
+        """Rows in no listing are missing: those that came at ``at``, or all, as when a feed starts over then.
+
+        What a response has brought since then exists all the same.
+        """
         some = connection.execute(mapping.sql("SELECT 1 FROM {table} LIMIT 1")).fetchone()
         if some and self.schema.collections_of(mapping.entity):
             connection.execute(MEMBERS_BY_CHILD)
@@ -407,10 +384,10 @@ class Removals(RenameOwner):
                 "collections": self._names(connection, mapping.entity),
                 "at": at,
                 "whole": groups is None,
-                "brought_at": None if groups is None else at,
                 "ids": connection.dialect.array(id for rows in groups or () for id in rows.ids),
             }
-            connection.execute(mapping.sql(MARK_UNLISTED), values)
+            loads = ", ".join(f"t.{quoted(column)}" for column in mapping.load_columns.values())
+            connection.execute(mapping.sql(MARK_UNLISTED.replace("{loads}", loads)), values)
 
     def mark_circles(self, connection: Connection, at: float) -> None:
         """Rows that only list each other, as folders that moved while they were listed, are missing.
@@ -558,7 +535,7 @@ class Removals(RenameOwner):
             marked[name] = {row: (since, by) for row, since, by, _ in found}
             free[name] = {row: since for row, since, _, held in found if not held}
         missing = self._going(connection, free)
-        evidence = {name: self._evidence(connection, name, scope, missing) for name in missing}
+        evidence = {name: self._evidence.read(connection, name, scope, missing) for name in missing}
         gone = {
             name: {
                 row
@@ -652,7 +629,8 @@ class Removals(RenameOwner):
 
         ``inline``: also those that such a row names itself.  None of ``but`` these.
         """
-        found = {name: left for name, some in rows.items() if (left := _without(some, but.get(name, ())))}
+        left = {name: rows[name].keys() - set(but.get(name, ())) for name in rows}
+        found = {name: some for name, some in _among(rows, left).items() if some}
         lost: dict[str, set[int]] = {}
         pending = list(found)
         while pending:
@@ -683,71 +661,6 @@ class Removals(RenameOwner):
         values = {"lost": array(listings), "collections": self._names(connection, entity)}
         sql = self._mappings[entity.__name__].sql(HELD_ONLY_BY)
         return {row for (row,) in connection.execute(sql, values).fetchall()}
-
-    def _evidence(
-        self, connection: Connection, name: str, scope: DeletionScope, missing: Mapping[str, Rows]
-    ) -> Evidence:
-        entity = self._mappings[name].entity
-        possible: list[tuple[int | None, float]] = []  # a listing, and when it was read
-        places = self.resolver.places_of(self.resolver.schema.entities.get(name, entity))
-        parents = {many.parent for many in places}
-        for many in places:
-            if self._is_unreadable(connection, many):
-                possible.append((None, -math.inf))
-            if many.inline:
-                possible += self._naming(connection, many, missing)
-                continue
-            values = {
-                "collection": repr(many),
-                "whole": repr(many) in scope.collections,
-                "missing": connection.dialect.array(missing.get(many.parent.__name__, ())),
-            }
-            mapping = self._mappings[many.parent.__name__]
-            unmoved, seen = _seen_unmoved(mapping, many)
-            in_part = IN_PART if many.child in parents else FALSE
-            sql = mapping.sql(POSSIBLE_LISTINGS.format(in_part=in_part, unmoved=unmoved, seen=seen))
-            begun, read = self._feed_times(connection, many, scope)
-            for listing, covered in connection.execute(sql, values).fetchall():
-                possible.append((listing, max(covered, read) if covered >= begun else covered))
-        covered = scope.look is not None and all(at >= scope.look for _, at in possible)
-        if len(possible) == 1 and possible[0][1] >= scope.since:
-            return Evidence(1, covered, *possible[0])
-        return Evidence(len(possible), covered, None, -math.inf)
-
-    def _is_unreadable(self, connection: Connection, many: ManyOf[Any, Any]) -> bool:
-        """Whether a parent came as an invalid row, so that what is in its collection is unknown."""
-        values = {"entity": many.parent.__name__, "inline": many.inline is not None}
-        sql = self._mappings[many.parent.__name__].sql(UNREADABLE)
-        return connection.execute(sql, values).fetchone() is not None
-
-    def _naming(
-        self, connection: Connection, many: ManyOf[Any, Any], missing: Mapping[str, Rows]
-    ) -> list[tuple[int | None, float]]:
-        """When the rows were read that name members, of which a loader fetches the list alone.
-
-        Lists that come with a listing of the rows are read with that.
-        """
-        if self.resolver.loader_for(many.field) is None or self.resolver.collections_bringing(many.field):
-            return []
-        mapping = self._mappings[many.parent.__name__]
-        sql = f"""
-            SELECT min(coalesce({mapping.synced(many.name, "t")}, {NEVER})) FROM {{table}} AS t
-             WHERE t._removed_at IS NULL AND t._row NOT IN {{numbers:missing}}
-        """
-        values = {"missing": connection.dialect.array(missing.get(many.parent.__name__, ()))}
-        (at,) = connection.execute(mapping.sql(sql), values).fetchone()
-        return [] if at is None else [(None, at)]
-
-    def _feed_times(
-        self, connection: Connection, many: ManyOf[Any, Any], scope: DeletionScope
-    ) -> tuple[float, float]:
-        """When the feed that covers a collection in this sync began, and when it was last read."""
-        feed = self.resolver.feed_covering(many)
-        if feed is None or feed.name not in scope.feeds:
-            return math.inf, -math.inf
-        sql = "SELECT max(begun_at), min(read_at) FROM _max_feed_state WHERE feed = ?"
-        begun, read = connection.execute(sql, (feed.name,)).fetchone()
-        return (math.inf, -math.inf) if begun is None else (begun, read)
 
     def _related(self, entity: type[Entity], among: Collection[str]) -> list[str]:
         """The entities that hang together with one, through collections of each other."""
@@ -878,22 +791,9 @@ class Removals(RenameOwner):
         connection.execute(f"DELETE FROM _max_missing WHERE entity = ? AND row IN ({rows})", (entity,))
 
 
-def _seen_unmoved(mapping: TableMapping[Any], many: ManyOf[Any, Any]) -> tuple[str, str]:
-    """SQL: whether a watched field of the parent ``t`` was seen unmoved after the listing ``l``; and when."""
-    moved_at = mapping.moved_at(many.name, "t")
-    if moved_at is None:
-        return FALSE, "0"
-    seen = mapping.synced(mapping.watched[many.name], "t")
-    return f"l.covered_at >= {moved_at} AND {seen} > l.covered_at", seen
-
-
 def _among(rows: Mapping[str, Rows], wanted: Mapping[str, Collection[int]]) -> dict[str, Rows]:
     """Those of some rows that are among others."""
     return {
         name: {row: since for row, since in some.items() if row in wanted.get(name, ())}
         for name, some in rows.items()
     }
-
-
-def _without(rows: Rows, others: Collection[int]) -> Rows:
-    return {row: since for row, since in rows.items() if row not in others}
