@@ -12,6 +12,9 @@
 interrupted: to others, both are work.  After each sync the lease is given back, so that the installation
 that waits for longest comes first, whatever one of them wants.
 
+**What ends its process** ends what is beside it as well.  Of those that were in two that ended in a row, a
+worker does one at a time, beside others; so one that ends a third is known by then, and waits.
+
 **It is notified, and looks by itself.**  The server notifies workers of new work; where it cannot, behind a
 pooler or while the connection is away, they look every LOOK seconds, and when the next work is due.
 
@@ -71,6 +74,7 @@ class FleetWorker:
         self._keeper = self._database.leases
         self._scheduler = Scheduler(project, look=0.0, clock=self._now)
         self._turns: dict[str, asyncio.Task[None]] = {}  # by installation id
+        self._suspects = set[str]()  # those of them that may end this process; one at most
         self._changed, self._drained = asyncio.Event(), asyncio.Event()
         self._running: asyncio.Task[None] | None = None
         self._listener: Listener | None = None
@@ -139,8 +143,10 @@ class FleetWorker:
             await self._listen()
         room = self._concurrency - len(self._turns)
         if room > 0:
-            without = {*self._turns, *self._keeper.held}
-            for claim in await in_thread(lambda: table.claim(owner, without, room)):
+            without, suspects = {*self._turns, *self._keeper.held}, not self._suspects
+            for claim in await in_thread(lambda: table.claim(owner, without, room, suspects=suspects)):
+                if claim.is_suspect:
+                    self._suspects.add(claim.installation)
                 task = asyncio.create_task(self._turn(claim), name=f"work {claim.installation}")
                 self._turns[claim.installation] = task
                 task.add_done_callback(partial(self._ended, claim.installation))
@@ -151,12 +157,14 @@ class FleetWorker:
 
     async def _next_due(self, without: Collection[str]) -> tuple[float | None, float]:
         """When the next work is due, and the server's time, which ``_now`` goes on from."""
-        found = await in_thread(lambda: self._keeper.table.next_due(without))
+        suspects = not self._suspects
+        found = await in_thread(lambda: self._keeper.table.next_due(without, suspects=suspects))
         self._epoch = found[1] - time.monotonic()
         return found
 
     def _ended(self, installation: str, _: asyncio.Task[None]) -> None:
         self._turns.pop(installation, None)
+        self._suspects.discard(installation)
         self._changed.set()
 
     async def _listen(self) -> None:
@@ -186,9 +194,9 @@ class FleetWorker:
         try:
             with acting_as("worker"):
                 self._go_on()
-                if claim.before is not None and claim.failures > MOST_LOST:
-                    raise SyncError(f"{claim.failures} processes in a row have ended during its work")
                 info = await in_thread(lambda: self._database.by_id(claim.installation))
+                if claim.before is not None and claim.lost > MOST_LOST:
+                    raise SyncError(f"{claim.lost} processes in a row have ended during its work")
                 found = await self._next_work(info)
                 if claim.asked is not None or claim.before is not None or not found.is_nothing:
                     runtime = await self.project.prepared(info)
@@ -205,9 +213,8 @@ class FleetWorker:
             next_at = self._now() + AGAIN if isinstance(error, SyncRunning) else AT_ONCE
             log.info("%s: %s", info, error)
         except Exception as error:
-            failures = claim.failures + (claim.before is None)  # else the claim has counted it
-            problem = message_of(error)
-            next_at = self._now() + wait_after(failures)
+            failures, problem = claim.failures + 1, message_of(error)
+            next_at = self._now() + wait_after(max(failures, claim.lost))
             log.warning("the work of %s cannot be done: %s", info or claim.installation, problem)
         await self._give_back(claim, lease, info, next_at=next_at, failures=failures, problem=problem)
 
@@ -230,7 +237,7 @@ class FleetWorker:
             if lease is not None:
                 await lease.give_back(next_at=next_at, failures=failures, problem=problem)
                 return
-            give_back = partial(table.give_back, owner, claim, next_at=next_at)
+            give_back = partial(table.give_back, owner, claim, next_at=next_at, lost=claim.lost)
             await in_thread(partial(give_back, failures=failures, problem=problem))
         except StorageError as error:  # it expires
             log.warning("the lease of %s could not be given back: %s", info, error)

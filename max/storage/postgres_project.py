@@ -17,7 +17,7 @@ from .catalogue import has_part, is_catalogued, migrate
 from .database import Connection, decoding, quoted
 from .postgres import EXISTS, lock_number
 from .postgres import translated as translated
-from .postgres_work import SHARES_END, WORK_TABLES
+from .postgres_work import LOST_PROCESSES, SHARES_END, WORK_TABLES
 
 OWNER = "project"  # of these tables, in the catalogue
 MIGRATIONS = (
@@ -44,6 +44,7 @@ MIGRATIONS = (
     """,
     WORK_TABLES,
     SHARES_END,
+    LOST_PROCESSES,
 )
 COLUMNS = "id, connector, name, place, config, settings, connected_at, destination, version"
 ALL = f"SELECT {COLUMNS} FROM installation ORDER BY connector, name"

@@ -17,6 +17,11 @@ its transactions reads the row's behind the lock of its schema (``postgres.Fence
 lock: a transaction that was under way may still be committed, and what the new owner reads in its first one,
 which waits for that lock, is what that left.
 
+**Processes that die.**  ``lost`` counts those that ended in a row during an installation's work.  Where
+several were at work in the same one, nothing says which of them ended it; so after the second time they are
+suspect, and a worker has one suspect at most.  The guilty one then ends its process without the others, and
+its count alone goes on.  After a single end, as of a host, all of them go on at once.
+
 All times are those of the server, ``clock_timestamp()``, so clocks of hosts do not matter.
 """
 
@@ -41,6 +46,7 @@ T = TypeVar("T")
 LEASE = 20.0  # seconds for which a lease is valid after a heartbeat
 BEAT = 4.0  # seconds between two heartbeats
 UNUSED = 86_400.0  # seconds for which the row of a limit stays that says nothing any more
+SUSPECT = 2  # processes in a row that ended during its work make an installation suspect
 FIRST_WAIT, LONGEST_WAIT = 5.0, 600.0  # seconds until work is tried again that could not begin
 NOW = "CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
 WORK_TABLES = """
@@ -72,23 +78,26 @@ SHARES_END = """
     ALTER TABLE share ADD COLUMN ends REAL NOT NULL DEFAULT 0;
     CREATE INDEX share_ends ON share (ends)
 """  # when nothing that a row says holds any more
+LOST_PROCESSES = "ALTER TABLE work ADD COLUMN lost INTEGER NOT NULL DEFAULT 0"
+LOST = "lost + CASE WHEN owner IS NULL THEN 0 ELSE 1 END"
 CLAIMED = f"""
     UPDATE {{work}} AS w
        SET owner = ?, attempt = attempt + 1, due = {NOW} + {LEASE}, again = FALSE,
-           failures = failures + CASE WHEN one.owner IS NULL THEN 0 ELSE 1 END
+           lost = one.lost
       FROM one WHERE w.installation = one.installation
-    RETURNING w.installation, w.attempt, one.owner, w.asked, w.failures
+    RETURNING w.installation, w.attempt, one.owner, w.asked, w.failures, w.lost
 """
 CLAIM = f"""
     WITH one AS (
-        SELECT installation, owner FROM {{work}}
-         WHERE due <= (SELECT {NOW}) AND NOT installation = ANY (?)
+        SELECT installation, owner, {LOST} AS lost FROM {{work}}
+         WHERE due <= (SELECT {NOW}) AND NOT installation = ANY (?) AND (? OR {LOST} < {SUSPECT})
          ORDER BY owner IS NULL, due LIMIT ? FOR UPDATE SKIP LOCKED
     ) {CLAIMED}
 """  # what a dead host has begun goes on first
 TAKE = f"""
     WITH one AS (
-        SELECT installation, CASE WHEN owner <> ? THEN owner END AS owner FROM {{work}}
+        SELECT installation, CASE WHEN owner <> ? THEN owner END AS owner,
+               lost + CASE WHEN owner <> ? THEN 1 ELSE 0 END AS lost FROM {{work}}
          WHERE installation = ? AND (owner IS NULL OR owner IN (?, ?) OR due <= {NOW}) FOR UPDATE
     ) {CLAIMED}
 """
@@ -99,7 +108,8 @@ KEEP = f"""
 """
 GIVE_BACK = f"""
     UPDATE {{work}}
-       SET owner = NULL, again = FALSE, failures = ?, problem = CASE WHEN again THEN NULL ELSE ? END,
+       SET owner = NULL, again = FALSE, failures = ?, lost = ?,
+           problem = CASE WHEN again THEN NULL ELSE ? END,
            due = CASE WHEN again THEN {NOW}
                       WHEN ? AND asked IS NULL THEN NULL ELSE greatest({NOW}, ?) END
      WHERE installation = ? AND owner = ? AND attempt = ?
@@ -121,7 +131,10 @@ WANTED = f"""
            CASE WHEN owner IS NULL THEN due END
       FROM {{work}} WHERE installation = ?
 """
-NEXT = f"SELECT min(due), {NOW} FROM {{work}} WHERE due IS NOT NULL AND NOT installation = ANY (?)"
+NEXT = f"""
+    SELECT min(due), {NOW} FROM {{work}}
+     WHERE due IS NOT NULL AND NOT installation = ANY (?) AND (? OR {LOST} < {SUSPECT})
+"""
 SHOW_WORKER = f"""
     INSERT INTO {{worker}} (id, until) VALUES (?, {NOW} + {LEASE})
     ON CONFLICT (id) DO UPDATE SET until = excluded.until
@@ -160,7 +173,7 @@ class Claim(NamedTuple):
     """A lease that was just given, with what was asked of the installation.
 
     ``before`` is who had it and did not give it back.  ``failures``: how often in a row the installation's
-    work could not begin, or ended with its process.
+    work could not begin.  ``lost``: how many processes in a row have ended during it.
     """
 
     installation: str
@@ -168,6 +181,12 @@ class Claim(NamedTuple):
     before: str | None
     asked: Mapping[str, Json] | None
     failures: int
+    lost: int
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether it may be what ended its processes, or was beside that."""
+        return self.lost >= SUSPECT
 
 
 class WorkTable:
@@ -185,13 +204,21 @@ class WorkTable:
 
     # -- leases
 
-    def claim(self, owner: str, without: Collection[str], limit: int = 1) -> list[Claim]:
-        """Take the work that is due for longest, of installations that are not among ``without``."""
-        return [_claim(row) for row in self._ask(CLAIM, ([*without], limit, owner))]
+    def claim(
+        self, owner: str, without: Collection[str], limit: int = 1, *, suspects: bool = True
+    ) -> list[Claim]:
+        """Take the work that is due for longest, of installations that are not among ``without``.
+
+        One of them is suspect at most; none without ``suspects``.
+        """
+        found = self._ask(CLAIM, ([*without], suspects, 1, owner))
+        if found and limit > 1:
+            found += self._ask(CLAIM, ([*without], False, limit - 1, owner))
+        return [_claim(row) for row in found]
 
     def take(self, owner: str, installation: str, *, gone: str = "") -> Claim | None:
         """Take the lease of an installation; None while another process has it, which is not ``gone``."""
-        found = self._ask(TAKE, (owner, installation, owner, gone, owner))
+        found = self._ask(TAKE, (owner, owner, installation, owner, gone, owner))
         return _claim(found[0]) if found else None
 
     def leased_by(self, installation: str) -> str | None:
@@ -210,6 +237,7 @@ class WorkTable:
         *,
         next_at: float | None,
         failures: int = 0,
+        lost: int = 0,
         problem: str | None = None,
     ) -> None:
         """End a lease; ``next_at`` is when the installation is due again, None: when it is asked.
@@ -218,6 +246,7 @@ class WorkTable:
         """
         values = (
             failures,
+            lost,
             problem,
             next_at is None,
             next_at or 0.0,
@@ -249,9 +278,9 @@ class WorkTable:
         """Have workers look at once."""
         self._ask("SELECT pg_notify(?, '')", (self.channel,))
 
-    def next_due(self, without: Collection[str]) -> tuple[float | None, float]:
-        """When the next work is due, and the time of the server; both in seconds since the epoch."""
-        due, now = self._ask(NEXT, ([*without],))[0]
+    def next_due(self, without: Collection[str], *, suspects: bool = True) -> tuple[float | None, float]:
+        """When the next work is due that ``claim`` may take, and the server's time, since the epoch."""
+        due, now = self._ask(NEXT, ([*without], suspects))[0]
         return due, now
 
     # -- workers
@@ -363,7 +392,7 @@ def wait_after(failures: int) -> float:
 
 
 def _claim(row: Sequence[Any]) -> Claim:
-    installation, attempt, before, asked, failures = row
+    installation, attempt, before, asked, failures, lost = row
     with decoding("request for a sync"):
         wanted = None if asked is None else dict(json.loads(asked))
-        return Claim(installation, attempt, before, wanted, failures)
+        return Claim(installation, attempt, before, wanted, failures, lost)

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.postgres
 NAMES = [f"n{number}" for number in range(6)]
 SIZE: dict[str, Any] = {"workspaces": 1, "users": 12, "projects": 3, "tasks": 60, "files": 1, "page_size": 10}
 SLOW = 150.0  # milliseconds before each answer
+WILD = Path(__file__).parents[1] / "max_wild.py"
 DRAINED = 0  # the exit status of a worker that was asked to end
 
 
@@ -103,6 +104,38 @@ class Stuck(Service):
         if self.answered > 5:
             await asyncio.Event().wait()
         return await super().answer(method, path, query, body)
+
+
+class TestAConnectorThatEndsItsProcess:
+    """It waits by itself."""
+
+    def test_what_is_beside_it_gets_its_sync(self, tmp_path: Path) -> None:
+        schema = new_schema().replace("_", "x")
+        with fleet(f"{shared_url()}#{schema}", tmp_path, {}) as one:
+            one.environment["MAX_CONNECTORS"] = str(WILD)
+            try:
+                for name, does in (("guilty", "refuse"), ("innocent", "")):
+                    config: dict[str, Json] = {"does": does, "notes": str(tmp_path / name)}
+                    one.ids[name] = one.project.add("wild", name, config, {"token": "t"}, now=1.0).id
+                    one.table.ask(one.ids[name], {})
+                guilty, innocent = (one.project.by_id(id) for id in one.ids.values())
+
+                def is_so() -> bool:
+                    waits = getattr(one.project.work(guilty), "problem", None)
+                    return bool(waits) and one.status("innocent") == "completed"
+
+                ends = 0
+                while not is_so():
+                    one.work("--concurrency", "2")
+                    wait_until(lambda: one.workers[-1].poll() is not None or is_so(), "it ends, or it is so")
+                    ends += one.workers[-1].poll() is not None
+                    for name in one.owned(one.workers[-1]):
+                        one.expire(name)
+                    assert ends <= 3, one.said(ends - 1)
+                assert getattr(one.project.work(innocent), "problem", "") is None
+            finally:
+                one.end()
+                drop_project(shared_url(), schema)
 
 
 class TestAWorkerAtWork:

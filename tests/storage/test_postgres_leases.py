@@ -99,7 +99,7 @@ class TestFindingWork:
             connection.execute(sql)
             connection.execute("INSERT INTO work SELECT id, 4e9 FROM installation WHERE id <> ?", (id,))
             connection.execute("ANALYZE work")
-            plan = connection.execute(f"EXPLAIN {postgres_claim()}", ([], 1, "a")).fetchall()
+            plan = connection.execute(f"EXPLAIN {postgres_claim()}", ([], True, 1, "a")).fetchall()
         assert any("Index Scan using work_due" in line for (line,) in plan), plan
         assert not any("Seq Scan" in line for (line,) in plan), plan
 
@@ -272,7 +272,7 @@ class TestProcessesThatDie:
 
     def test_after_three_in_a_row_it_waits_and_says_so(self, empty: Work) -> None:
         info = empty.project.add("acme", "one", {}, {}, now=1.0)
-        empty.set("due = 0, owner = 'the second', failures = 2", info.id)
+        empty.set("due = 0, owner = 'the second', lost = 2", info.id)
 
         async def main() -> None:
             worker = FleetWorker(Project(empty.project), look=0.01)
@@ -283,9 +283,58 @@ class TestProcessesThatDie:
 
         asyncio.run(main())
         with PostgresDatabase(shared_url(), empty.schema).writer() as connection:
-            sql = f"SELECT owner, failures, problem, due > {NOW} FROM work WHERE installation = ?"
+            sql = f"SELECT owner, lost, problem, due > {NOW} FROM work WHERE installation = ?"
             row = connection.execute(sql, (info.id,)).fetchone()
         assert row == (None, 3, "3 processes in a row have ended during its work", True)
+
+    def test_what_was_in_two_that_died_is_claimed_apart_until_one_outlives_it(self, empty: Work) -> None:
+        one, another, calm = empty.add("one", "another", "calm")
+        for id in (one, another):
+            empty.set("due = 0, owner = 'the second', lost = 1", id)
+        empty.set("due = 0", calm)
+        found = {claim.installation: claim for claim in empty.table.claim("a", [], 3)}
+        suspect = next(found[id] for id in (one, another) if id in found)
+        assert (set(found), suspect.lost, suspect.is_suspect) == ({suspect.installation, calm}, 2, True)
+        assert not found[calm].is_suspect
+        assert empty.table.claim("a", [*found], 3, suspects=False) == []
+        assert empty.table.next_due([*found], suspects=False)[0] is None
+        assert empty.table.next_due([*found])[0] == 0.0
+        (other,) = empty.table.claim("b", [], 3)  # another worker may take it
+        assert other.is_suspect
+        empty.table.give_back("a", suspect, next_at=0.0)
+        empty.table.give_back("b", other, next_at=0.0, lost=other.lost)
+        assert [claim.is_suspect for claim in empty.table.claim("c", [], 3, suspects=False)] == [False]
+
+    def test_those_of_one_that_died_go_on_together(self, empty: Work) -> None:
+        ids = empty.add("one", "two")
+        for id in ids:
+            empty.set("due = 0, owner = 'dead'", id)
+        claims = empty.table.claim("a", [], 2)
+        assert [(claim.installation in ids, claim.is_suspect) for claim in claims] == [(True, False)] * 2
+
+    def test_a_worker_with_one_that_is_suspect_takes_no_other_one(self, empty: Work) -> None:
+        infos = [empty.project.add("nope", name, {}, {}, now=1.0) for name in ("one", "two")]
+        for info in infos:
+            empty.set("due = 0, owner = 'the second', lost = 1", info.id)
+        most = 0
+
+        class Watched(FleetWorker):
+            """It counts how many it has at once."""
+
+            async def _turn(self, claim: Claim) -> None:
+                nonlocal most
+                most = max(most, len(self._suspects))
+                await super()._turn(claim)
+
+        async def main() -> None:
+            worker = Watched(Project(empty.project), look=0.01)
+            await worker.start()
+            while any(worker._turns or is_due(empty, one.id) for one in infos):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            await worker.stop()
+
+        asyncio.run(main())
+        assert most == 1
 
 
 def is_due(work: Work, id: str) -> bool:
