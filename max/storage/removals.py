@@ -143,10 +143,11 @@ MARK_UNLISTED = """
     INSERT INTO _max_missing (entity, row, missing_since, brought_at)
     SELECT :entity, _row, :at, CASE WHEN :whole THEN (
            SELECT max(read_at) FROM (
-                  SELECT p.requested_at AS read_at FROM _max_load AS p WHERE p.id IN ({loads})
+                  SELECT p.requested_at AS read_at FROM _max_load AS p
+                   WHERE p.id IN ({loads}) AND p.listing IS NULL
                    UNION ALL SELECT x.synced_at FROM _max_freshness AS x
                               WHERE x.entity = :entity AND x.row = t._row) AS brought
-            WHERE read_at > :at) ELSE :at END FROM {table} AS t
+            WHERE read_at >= :at) ELSE :at END FROM {table} AS t
      WHERE _removed_at IS NULL AND (:whole OR _id IN {set:ids}) AND NOT EXISTS (
         SELECT 1 FROM _max_membership AS k CROSS JOIN _max_listing AS l
          WHERE k.child = t._row AND l.id = k.listing AND l.collection IN {set:collections})
@@ -185,7 +186,7 @@ LISTED = """
 """
 BROUGHT = """
     UPDATE _max_missing SET brought_at = :at
-     WHERE entity = :entity AND missing_since <= :at
+     WHERE entity = :entity AND missing_since <= :at AND (brought_at IS NULL OR brought_at < :at)
        AND row IN (SELECT _row FROM {table} WHERE _id IN {set:ids})
 """
 REMOVE = """
@@ -745,8 +746,12 @@ class Removals(RenameOwner):
         return False
 
     def forget(self, connection: Connection, after: float, now: float) -> None:
-        """What is missing since a time after this one is missing since now; nothing is removed later."""
-        sql = "UPDATE _max_missing SET missing_since = :now, brought_at = NULL WHERE missing_since > :after"
+        """What is missing since a time after this one is missing since now; nothing was brought later."""
+        sql = """
+            UPDATE _max_missing SET brought_at = NULL,
+                   missing_since = CASE WHEN missing_since > :after THEN :now ELSE missing_since END
+             WHERE missing_since > :after OR brought_at > :after
+        """
         connection.execute(sql, {"after": after, "now": now})
         for mapping in self._mappings.values():
             sql = mapping.sql("UPDATE {table} SET _removed_at = :now WHERE _removed_at > :now")

@@ -307,7 +307,7 @@ class TableWriter(Tables):
             )
         elif delivery.changes is not None:
             self._mark_uncovered(connection, mapping, groups, delivery.changes.feed, delivery.requested_at)
-        ignored = self._write_groups(connection, mapping, groups, at, position, moved_at)
+        ignored = self._write_groups(connection, validated._replace(groups=groups), at, position, moved_at)
         if ignored and position is not None:
             self.membership.list_in_full(connection, position, at=moved_at)
         elif ignored and delivery.changes is not None:
@@ -322,7 +322,7 @@ class TableWriter(Tables):
         """Store rows that only came along; how many of them are new."""
         ids = connection.dialect.array(id for rows in came.groups for id in rows.ids)
         (number,) = connection.execute(came.mapping.sql(COUNT_NEW), {"ids": ids}).fetchone()
-        self._write_groups(connection, came.mapping, came.groups, at, None, moved_at)
+        self._write_groups(connection, came, at, None, moved_at)
         return int(number)
 
     def _record_members(
@@ -351,10 +351,10 @@ class TableWriter(Tables):
                     self.membership.close_listing(connection, listing, position, at=received_at)
                     self.quarantine.close(connection, listing)
         if changes is not None:
-            for one in validated:
-                self.membership.move_members(connection, one.mapping, one.existing, changes.root)
             if changes.last:
                 self.membership.close_feed(connection, changes)
+            for one in validated:  # after the end of the feed, which does not see that they exist
+                self.membership.move_members(connection, one.mapping, one.existing, changes.root)
 
     def _unknown(
         self, connection: Connection, mapping: TableMapping[Any], number: int, ids: Sequence[str]
@@ -403,8 +403,7 @@ class TableWriter(Tables):
     def _write_groups(
         self,
         connection: Connection,
-        mapping: TableMapping[Any],
-        groups: Sequence[EncodedRows],
+        came: ValidatedRows,
         at: float | None,
         position: PagePosition | None,
         moved_at: float,
@@ -415,6 +414,7 @@ class TableWriter(Tables):
         answered in any order, so it may be the newer value: whatever brought it must not go on as if it
         were stored.
         """
+        mapping, groups = came.mapping, came.groups
         self.removals.forget_parents(connection, mapping, groups, at)
         if at is None:
             self._write_rows(connection, mapping, groups, at, position, moved_at)
@@ -428,7 +428,7 @@ class TableWriter(Tables):
             self._write_rows(connection, mapping, rows_without_newer(groups, newer), at, position, moved_at)
             self._write_rows(connection, mapping, rows_with_newer(groups, newer), at, None, moved_at)
         if position is None:  # else they become members, which says more
-            self.removals.clear_candidates(connection, mapping, groups, at)
+            self.removals.clear_candidates(connection, mapping, came.existing, at)
         return self._ignored(connection, mapping, groups, newer) if newer else []
 
     def _ignored(

@@ -110,6 +110,36 @@ def test_a_row_that_a_later_response_brings_is_no_longer_missing() -> None:
         assert (await candidates(store, since=15.0))["Person"].proven == 1
 
 
+def test_a_row_that_a_later_response_brings_invalid_exists() -> None:
+    @teams("a")
+    async def _(store: Store) -> None:
+        bad: Any = "old"
+        await page(store, A, "1", at=10.0)
+        await page(store, A, at=20.0)
+        await store.receive(Delivery([Person("1", age=bad)], 30.0))
+        assert await candidates(store, since=15.0) == {}
+
+
+def test_an_older_response_does_not_undo_that_a_later_one_brought_a_row() -> None:
+    @teams("a")
+    async def _(store: Store) -> None:
+        await page(store, A, "1", at=10.0)
+        await page(store, A, at=20.0)
+        await store.receive(Delivery([Person("1", name="new")], 40.0))
+        await store.receive(Delivery([Person("1", name="old")], 25.0))
+        assert await candidates(store, since=30.0) == {}
+
+
+def test_when_the_clock_was_ahead_it_is_unknown_when_a_missing_row_was_brought() -> None:
+    @teams("a")
+    async def _(store: Store) -> None:
+        await page(store, A, "1", at=10.0)
+        await page(store, A, at=20.0)
+        await store.receive(Delivery([Person("1", name="came along")], 90_000.0))
+        await store.meta.prepare("here", now=30.0)
+        assert (await candidates(store, since=30.0))["Person"].to_ask == ["1"]
+
+
 def test_with_several_possible_listings_all_are_read_twice() -> None:
     @teams("a", "b")
     async def _(store: Store) -> None:
@@ -359,9 +389,11 @@ class Fed:
         self._database, self.engine = database, SqliteEngine(database, resolver)
         self.meta = SqliteSyncMeta(database, self.engine)
 
-    async def read_feed(self, *posts: Post, at: float, last: bool = True, initial: bool = False) -> None:
+    async def read_feed(
+        self, *posts: Post, at: float, last: bool = True, initial: bool = False, began: float | None = None
+    ) -> None:
         """Store a page of the feed."""
-        changes = FeedPage(A, "posts_feed", last, f"token {at}", at, initial)
+        changes = FeedPage(A, "posts_feed", last, f"token {at}", began or at, initial)
         await self._database.transact(self.engine.prepare_write(Delivery(posts, at, changes=changes)))
 
     async def list(self, team: Ref[Team], *posts: Post, at: float) -> None:
@@ -486,6 +518,29 @@ def test_a_row_that_was_brought_while_a_feed_started_over_is_not_missing() -> No
         await fed.read_feed(at=10.0, initial=True)  # its last page comes when the others are stored
         (found,) = await fed.meta.deletion_candidates(DeletionScope(WHOLE, ["posts_feed"], 9.0))
         assert (found.missing, found.proven, found.to_ask) == (1, 0, ["before"])
+
+
+def test_a_page_that_is_read_again_does_not_bring_the_rows_that_it_had() -> None:
+    @following
+    async def _(fed: Fed) -> None:
+        await fed.read_feed(at=5.0, initial=True)
+        await fed.list(A, post("1", A), post("2", A), at=10.0)
+        await fed.read_feed(Post("1", team=None), at=20.0)  # its title is still from the listing
+        await fed.list(A, post("2", A), at=40.0)
+        await fed.read_feed(at=30.0, initial=True)
+        assert await fed.missing() == 1
+
+
+def test_what_a_feed_that_starts_over_names_is_not_missing() -> None:
+    @following
+    async def _(fed: Fed) -> None:
+        await fed.read_feed(post("1", None), at=10.0)
+        await fed.read_feed(post("1", None), at=20.0, last=False, initial=True)
+        await fed.read_feed(post("2", C), at=30.0, initial=True, began=20.0)
+        found = await fed.meta.deletion_candidates(DeletionScope(WHOLE, ["posts_feed"], 19.0))
+        assert found == []
+        found = await fed.meta.deletion_candidates(DeletionScope(WHOLE, ["posts_feed"], 40.0))
+        assert [one.to_ask for one in found] == [["1"]]  # only the last page is sure to speak of now
 
 
 def test_reading_a_feed_counts_as_reading_the_listings_it_covers() -> None:
