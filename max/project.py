@@ -317,14 +317,14 @@ class Project(Generic[R]):
 
     async def disconnect(self, target: InstallationInfo | str, *, keep_data: bool = False) -> None:
         """Remove an installation with its secrets, and its data unless ``keep_data``."""
-        from .projects.moving import refuse_disconnecting  # with all that moves an installation
+        from .projects.moving import is_given_up  # with all that moves an installation
 
         async with self._recorded("disconnect", target, keep_data=keep_data):
             info = await in_thread(lambda: self.folder.removable(str(target)))
             async with self._lock(info.id):
                 self._refuse_in_use(info)
-                await in_thread(lambda: refuse_disconnecting(self.folder, info))
-                await in_thread(lambda: self.folder.remove(info, keep_data=keep_data))
+                moving = await in_thread(lambda: is_given_up(self.folder, info))
+                await in_thread(lambda: self.folder.remove(info, keep_data=keep_data, moving=moving))
 
     def _info(self, target: InstallationInfo | str) -> InstallationInfo:
         return self.folder.target(target) if isinstance(target, str) else target

@@ -33,6 +33,10 @@ from .terminal import TerminalPrompter, is_terminal
 from .text import pad
 from .views import installation_json
 
+WHILE_MOVING = """\
+While it is being moved to another place, it is removed only if the other place
+has it and cannot be reached."""
+
 
 def configure_connect(parser: Parser) -> None:
     """``max connect NAME[:INSTALLATION] …``."""
@@ -215,6 +219,7 @@ def add_installation(
 
 def configure_disconnect(parser: Parser) -> None:
     """``max disconnect INSTALLATION``."""
+    parser.description = f"{parser.description}\n\n{WHILE_MOVING}"
     parser.add_target()
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument(
@@ -225,7 +230,7 @@ def configure_disconnect(parser: Parser) -> None:
 
 def run_disconnect(options: Options) -> Answer:
     """Remove an installation: its secrets, its configuration, and its data unless it is kept."""
-    from ..projects.moving import refuse_disconnecting
+    from ..projects.moving import is_given_up
 
     project = options.found_project()
     info = project.removable(options.target)
@@ -236,13 +241,13 @@ def run_disconnect(options: Options) -> Answer:
         raise
     except StorageError:  # a database that no sync can use
         pass
-    refuse_disconnecting(project, info)
+    moving = is_given_up(project, info)
     what = "its secrets and configuration" if options.keep_data else "its secrets, configuration and data"
     if not options.yes:
         if not is_terminal(console().stdin):
             raise UsageError(f"disconnecting {info} deletes {what}", hint="add --yes to confirm")
         if not asyncio.run(TerminalPrompter().confirm(f"Delete {info} with {what}?")):
             return Answer([], ["nothing was changed"], 1)
-    project.remove(info, keep_data=options.keep_data)
+    project.remove(info, keep_data=options.keep_data, moving=moving)
     data = {"disconnected": str(info), "id": info.id, "keptData": options.keep_data}
     return options.answer(data, lambda: [f"disconnected {info}"])

@@ -488,13 +488,13 @@ class ProjectDatabase(ProjectManager):
         self, info: InstallationInfo, revise: Callable[[InstallationInfo, StoredSecrets], OnboardingResult]
     ) -> InstallationInfo:
         """Replace an installation's configuration and secrets in one transaction."""
-        refuse_moving(self, info)
         with (
             self.audited("reconfigure", info) as facts,
             self.credentials(info).blocking_renewal_lock(),
             self._writing() as connection,
         ):
             now = _info(_now(connection, info))
+            refuse_moving(self, info)
             credentials = self.credentials(now)
             stored = credentials.stored_in(connection)
             found = revise(now, stored)
@@ -511,20 +511,31 @@ class ProjectDatabase(ProjectManager):
 
     def change_settings(self, info: InstallationInfo, **settings: Json) -> InstallationInfo:
         """Change some settings; UsageError when one is unknown or invalid, and nothing is changed then."""
-        refuse_moving(self, info)
         with self.audited("change_settings", info, **settings), self._writing() as connection:
             one = _now(connection, info)
+            refuse_moving(self, info)
             update_settings(_info(one).settings, settings)
             if settings:
                 rows.change_settings(connection, info.id, {**one.settings, **settings})
             return _info(_now(connection, info))
 
-    def remove(self, info: InstallationInfo, *, keep_data: bool) -> None:
-        """Remove an installation with its secrets, and its data unless ``keep_data``, in one transaction."""
+    def remove(self, info: InstallationInfo, *, keep_data: bool, moving: bool = False) -> None:
+        """Remove an installation with its secrets, and its data unless ``keep_data``, in one transaction.
+
+        StorageMoving while it is being moved, unless ``moving``.
+        """
         with self.audited("disconnect", info, keep_data=keep_data), self._writing() as connection:
+            if not moving:
+                refuse_moving(self, info)
             rows.remove(connection, _now(connection, info), keep_data=keep_data)
 
     # -- moving
+
+    @contextmanager
+    def changing(self, info: InstallationInfo) -> Iterator[InstallationInfo]:
+        """Hold the lock under which the project is changed."""
+        with self._writing() as connection:
+            yield _info(_now(connection, info))
 
     @contextmanager
     def moving_alone(self) -> Iterator[None]:

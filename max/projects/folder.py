@@ -236,11 +236,11 @@ class ProjectFolder(ProjectManager):
 
         What a crash left of a change is cleared before.
         """
-        with self._changing(info):
+        with self.changing(info):
             return self.database(info)
 
     @contextmanager
-    def _changing(self, info: InstallationInfo) -> Iterator[InstallationInfo]:
+    def changing(self, info: InstallationInfo) -> Iterator[InstallationInfo]:
         """Lock an installation, clear what a crash left of a change, and give it as it is now.
 
         ProjectError when another one has its name.
@@ -491,7 +491,6 @@ class ProjectFolder(ProjectManager):
         No other process changes them meanwhile.
         """
         self.refuse_foreign()
-        refuse_moving(self, info)
         with self.audited("reconfigure", info) as facts:
             return self._reconfigure(info, revise, facts)
 
@@ -504,7 +503,8 @@ class ProjectFolder(ProjectManager):
         from ..installations.credential_file import StoredSecrets
 
         renewing = self.credentials(info).blocking_renewal_lock()
-        with renewing, self._changing(info) as now:  # a renewal must not overwrite these secrets
+        with renewing, self.changing(info) as now:  # a renewal must not overwrite these secrets
+            refuse_moving(self, info)
             stored = self.credentials(now).stored()
             found = revise(now, stored)
             new = StoredSecrets(found.secrets, found.destination)
@@ -518,7 +518,7 @@ class ProjectFolder(ProjectManager):
                 self.credentials(now).replace(new)
             if found.config != now.config:
                 self._update(info, config=found.config)
-        with self._changing(info) as now:  # the former secrets go
+        with self.changing(info) as now:  # the former secrets go
             return now
 
     def _update(self, info: InstallationInfo, **values: Json) -> None:
@@ -531,18 +531,19 @@ class ProjectFolder(ProjectManager):
 
         UsageError when one does not exist or its value is invalid; nothing is changed then.
         """
-        refuse_moving(self, info)
-        with self.audited("change_settings", info, **settings), self._changing(info) as now:
+        with self.audited("change_settings", info, **settings), self.changing(info) as now:
+            refuse_moving(self, info)
             update_settings(now.settings, settings)
             kept = read_object(self.file(info)).get("settings") or {}
             if settings:
                 self._update(info, settings=kept | settings)
         return read_installation(self._folder(info))
 
-    def remove(self, info: InstallationInfo, *, keep_data: bool) -> None:
+    def remove(self, info: InstallationInfo, *, keep_data: bool, moving: bool = False) -> None:
         """Remove an installation with its secrets, and its data unless ``keep_data``.
 
-        The secrets go first.  A folder that is a link is removed with the files that lie behind it.
+        StorageMoving while it is being moved, unless ``moving``.  The secrets go first.  A folder that is a
+        link is removed with the files that lie behind it.
         """
         folder = self._folder(info)
         with self.audited("disconnect", info, keep_data=keep_data), self._writing():
@@ -550,6 +551,8 @@ class ProjectFolder(ProjectManager):
                 remove_tree(folder)
                 return
             with locked(folder):
+                if not moving:
+                    refuse_moving(self, info)
                 for name in (*SECRET_FILES, INSTALLATION if keep_data else LOCK):
                     (folder / name).unlink(missing_ok=True)
                 sync_folder(folder)

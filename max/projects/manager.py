@@ -205,12 +205,24 @@ class ProjectManager(Protocol):
         """
 
     def change_settings(self, info: InstallationInfo, **settings: Json) -> InstallationInfo:
-        """Change some settings.  UsageError when one is unknown or invalid; nothing is changed then."""
+        """Change some settings.  UsageError when one is unknown or invalid; nothing is changed then.
 
-    def remove(self, info: InstallationInfo, *, keep_data: bool) -> None:
-        """Remove an installation with its secrets, and its data unless ``keep_data``."""
+        StorageMoving while the installation is being moved, as of ``reconfigure``.
+        """
+
+    def remove(self, info: InstallationInfo, *, keep_data: bool, moving: bool = False) -> None:
+        """Remove an installation with its secrets, and its data unless ``keep_data``.
+
+        StorageMoving while it is being moved, unless ``moving``.
+        """
 
     # -- moving: an installation comes from another project, or goes there
+
+    def changing(self, info: InstallationInfo) -> AbstractContextManager[InstallationInfo]:
+        """Be the only one who changes or removes an installation, which is given as it is now.
+
+        ProjectError when it is gone.
+        """
 
     def moving_alone(self) -> AbstractContextManager[None]:
         """Be the only one who moves something out of the project, or takes that back; a crash ends it.

@@ -202,9 +202,11 @@ class Move:
         frozen: list[InstallationInfo] = []
         try:
             for one in coming:
-                with _of(one.info), self._lasting(one.info).writer() as connection:
-                    was_frozen = mark_of(connection) is not None
-                    moves.freeze(connection, self._target.address, whole=self._whole)
+                with _of(one.info):
+                    database = self._lasting(one.info)
+                    with self._source.changing(one.info), database.writer() as connection:
+                        was_frozen = mark_of(connection) is not None
+                        moves.freeze(connection, self._target.address, whole=self._whole)
                 if not was_frozen:
                     frozen.append(one.info)
         except BaseException:
@@ -249,7 +251,7 @@ class Move:
             with self._source.credentials(one.info).blocking_renewal_lock():
                 self._refuse_taken_back(one)
                 self._hand_over_renewed(one.info)
-                self._source.remove(one.info, keep_data=False)
+                self._source.remove(one.info, keep_data=False, moving=True)
 
     def _hand_over_renewed(self, info: InstallationInfo) -> None:
         """Secrets that were renewed after they had been given: the service may know these alone.
@@ -339,11 +341,11 @@ def moving_to(project: ProjectManager, info: InstallationInfo) -> Mark | None:
     return None
 
 
-def refuse_disconnecting(project: ProjectManager, info: InstallationInfo) -> None:
-    """StorageMoving while an installation is being moved.
+def is_given_up(project: ProjectManager, info: InstallationInfo) -> bool:
+    """Whether an installation may be removed although it is being moved; StorageMoving when it may not.
 
-    What was handed over to a place that cannot be reached may be disconnected: if that place is lost, no
-    other command ends the move.
+    It may if it was handed over to a place that cannot be reached: if that is lost, no other command ends
+    the move.
     """
     try:
         refuse_moving(project, info)
@@ -351,6 +353,8 @@ def refuse_disconnecting(project: ProjectManager, info: InstallationInfo) -> Non
         mark = moving_to(project, info)
         if mark is None or not mark.handing_over or _is_reached(mark.target):
             raise
+        return True
+    return False
 
 
 def _is_reached(place: str) -> bool:

@@ -36,6 +36,7 @@ from max.errors import (
 )
 from max.installations.credential_file import StoredSecrets
 from max.installations.encryption import new_key
+from max.installations.files import free_lock
 from max.model.settings import InstallationInfo
 from max.model.tasks import Status
 from max.project import Project
@@ -49,7 +50,7 @@ from max.projects.opening import find_project, move_of, unopened
 from max.storage import moves, sqlite
 from max.storage import postgres as postgres_module
 from max.storage.move_mark import Mark
-from max.storage.postgres import PostgresDatabase
+from max.storage.postgres import PostgresDatabase, lock_number
 from max.sync.kept_files import KeptFiles
 from tests.command_line import prepare, running, take
 from tests.postgres_server import shared_url
@@ -349,6 +350,9 @@ def test_what_was_handed_over_to_a_place_that_is_lost_can_be_disconnected(
         raw.execute("UPDATE _max_move SET handing_over = 1")
     assert running(capsys)(*words).status == 0
     assert info not in project.installations()
+    assert (
+        "only if the other place\nhas it and cannot be reached" in running(capsys)("disconnect", "--help").out
+    )
 
 
 def test_a_damaged_mark_of_a_move_is_damage_and_keeps_nothing_from_being_disconnected(
@@ -398,6 +402,61 @@ def test_what_is_being_moved_is_neither_changed_nor_disconnected_and_the_rerun_i
     (added,) = (row for row in audit_rows(target) if row.action == "move" and row not in before)
     assert added.installation.startswith("acme:default")
     target.change_settings(target.target("acme:default"), history_days=9)
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("change", ["change_settings", "reconfigure", "remove"])
+@pytest.mark.parametrize("kept_in", ["folder", "database"])
+def test_a_move_that_begins_while_a_change_waits_for_its_turn_is_seen(
+    kept_in: str, change: str, home: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kept_in == "database":
+        moved(folder_at(home), url, "acme:default")
+    source: ProjectManager = ProjectDatabase(url) if kept_in == "database" else folder_at(home)
+    info, audited = source.target("acme:default"), type(source).audited
+
+    def meanwhile(self: Any, *words: Any, **facts: Any) -> Any:
+        with source.writable_database(info).writer() as connection:
+            moves.freeze(connection, "elsewhere")
+        return audited(self, *words, **facts)
+
+    monkeypatch.setattr(type(source), "audited", meanwhile)
+    changes: dict[str, Callable[[], object]] = {
+        "change_settings": lambda: source.change_settings(info, history_days=9),
+        "reconfigure": lambda: source.reconfigure(info, lambda one, secrets: pytest.fail("it was asked")),
+        "remove": lambda: source.remove(info, keep_data=False),
+    }
+    with pytest.raises(StorageMoving):
+        changes[change]()
+    assert source.installations()[0] == info
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("kept_in", ["folder", "database"])
+def test_a_move_begins_under_the_lock_of_those_who_change_what_it_moves(
+    kept_in: str, home: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So what was changed before is moved, and what comes later is refused."""
+    if kept_in == "database":
+        moved(folder_at(home), url, "acme:default")
+    source: ProjectManager = ProjectDatabase(url) if kept_in == "database" else folder_at(home)
+    place = home if kept_in == "database" else home.parent / "there"
+    freeze, alone = moves.freeze, list[bool]()
+
+    def freezing(*words: Any, **named: Any) -> None:
+        if isinstance(source, ProjectFolder):
+            with free_lock(source.file(source.target("acme:default")).parent) as is_free:
+                alone.append(not is_free)
+        else:
+            server, _, schema = url.partition("#")
+            with PostgresDatabase(server, "public").reader() as connection:
+                sql = "SELECT pg_try_advisory_xact_lock(?)"
+                alone.append(not connection.execute(sql, (lock_number(schema),)).fetchone()[0])
+        freeze(*words, **named)
+
+    monkeypatch.setattr(moves, "freeze", freezing)
+    assert moved(source, place, "acme:default") == ["acme:default"]
+    assert alone == [True]
 
 
 # -- what is refused, before anything is written
