@@ -299,8 +299,8 @@ class Dialect(Protocol):
     and ``b``), ``{whole:value}`` (see ``whole``), ``{row_id}`` (the type of a column that numbers the rows),
     ``{serial}`` (the same, and no number is used twice, also after its row was deleted),
     ``{bytes}`` (a type), ``{by_key}`` (ends CREATE TABLE: rows are stored in their key's order), ``{now}``
-    (seconds since the epoch), ``{random}`` (a new text of 16 characters); any other is a name, which is
-    quoted.
+    (seconds since the epoch), ``{clock:p}`` (the same, by which hosts compare: the server's, or without one
+    what ``:p`` says), ``{random}`` (a new text of 16 characters); any other is a name, which is quoted.
     """
 
     @property

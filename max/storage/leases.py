@@ -5,13 +5,16 @@ it can say for certain that the process is gone: on the same start of the same s
 same processes.  Containers share a host's name, and process ids are given again, so names and ids
 alone say nothing; without /proc (macOS, Windows) the time alone decides.
 
-A heartbeat from the future is no sign of life: a clock was set back, or is wrong.
+A heartbeat from the future is no sign of life: a clock was set back, or is wrong.  On a server its own
+clock says when a heartbeat was, and how long ago that is: those of hosts do not matter.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+
+from .database import Connection
 
 LEASE = 60.0  # seconds for which a worker lives after a heartbeat
 SKEW = 5.0  # seconds by which the clocks of two machines may differ
@@ -56,6 +59,11 @@ def new_worker() -> str:
     pid, system = os.getpid(), this_system()
     start = "" if system == "/" else process_start(pid) or ""
     return f"{host.replace('/', '_')}/{system}/{pid}/{start}/{os.urandom(4).hex()}"
+
+
+def clock_of(connection: Connection, now: float) -> float:
+    """The time by which heartbeats are compared: the server's, or ``now`` where there is none."""
+    return float(connection.execute(connection.dialect.sql("SELECT {clock:now}"), {"now": now}).fetchone()[0])
 
 
 def is_alive(worker: str, heartbeat_at: float, now: float) -> bool:

@@ -36,7 +36,7 @@ from ..errors import StorageError
 from ..model.values import Json
 from .database import decoding, quoted
 from .postgres import DIALECT, WAITS, PostgresConnection, connect, translated
-from .postgres_dialect import is_lost
+from .postgres_dialect import NOW, is_lost
 from .postgres_pool import Pool
 
 if TYPE_CHECKING:
@@ -48,7 +48,6 @@ BEAT = 4.0  # seconds between two heartbeats
 UNUSED = 86_400.0  # seconds for which the row of a limit stays that says nothing any more
 SUSPECT = 2  # processes in a row that ended during its work make an installation suspect
 FIRST_WAIT, LONGEST_WAIT = 5.0, 600.0  # seconds until work is tried again that could not begin
-NOW = "CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
 WORK_TABLES = """
     CREATE TABLE work (
         installation TEXT PRIMARY KEY REFERENCES installation (id) ON DELETE CASCADE,

@@ -158,7 +158,7 @@ INSERT_FAILURE = (
     f"INSERT INTO _max_failure ({FAILURE_COLUMNS}) VALUES ({', '.join('?' for _ in Failure._names)})"
 )
 BEAT = f"""
-    INSERT INTO _max_worker (id, heartbeat_at) VALUES (:worker, :now)
+    INSERT INTO _max_worker (id, heartbeat_at) VALUES (:worker, {{clock:now}})
     ON CONFLICT (id) DO UPDATE SET heartbeat_at = excluded.heartbeat_at
      WHERE _max_worker.heartbeat_at NOT BETWEEN excluded.heartbeat_at - {HEARTBEAT} AND excluded.heartbeat_at
 """
@@ -203,7 +203,8 @@ class SyncTransaction:
 
     def beat(self, worker: str) -> None:
         """Record the worker's heartbeat, unless there is a recent one."""
-        self.connection.execute(BEAT, {"worker": worker, "now": self.now})
+        beat = self.connection.dialect.sql(BEAT)
+        self.connection.execute(beat, {"worker": worker, "now": self.now})
 
     # -- beginning and resuming -----------------------------------------------------------
 

@@ -148,6 +148,7 @@ class SqliteDialect(Dialect):
             "bytes": "BLOB",
             "by_key": "WITHOUT ROWID",
             "now": "((julianday('now') - 2440587.5) * 86400.0)",
+            "clock": _Placeholder(str),
             "random": "lower(hex(randomblob(8)))",
         }
 

@@ -27,7 +27,7 @@ from . import change_log
 from .catalogue import has_part
 from .database import Connection, RenameOwner, Targets, decoding
 from .event_log import record_event
-from .leases import describe_worker, is_alive
+from .leases import clock_of, describe_worker, is_alive
 
 
 def guard(to: State) -> str:
@@ -282,9 +282,10 @@ def _select_runs(
     # A file that an older Max has synced last has no such column.
     known = "schedule" in connection.dialect.columns(connection, "_max_sync")
     columns = RUN_COLUMNS.format(schedule="schedule" if known else "NULL")
-    rows = connection.execute(f"SELECT {columns} FROM _max_sync AS s {condition}", values)
+    rows = connection.execute(f"SELECT {columns} FROM _max_sync AS s {condition}", values).fetchall()
+    clock = clock_of(connection, now) if any(row[1] == Status.RUNNING for row in rows) else now
     with decoding("sync"):
-        return [checked(_run_of(row, now)) for row in rows.fetchall()]
+        return [checked(_run_of(row, clock)) for row in rows]
 
 
 def _run_of(row: Sequence[Any], now: float) -> SyncRun:

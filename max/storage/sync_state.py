@@ -57,7 +57,7 @@ def sync_state(connection: Connection, installation: str, *, now: float) -> Sync
         return never_synced(installation)
     with decoding("sync"):
         sync, status, worker, heartbeat_at = newest
-        if status == "running" and not _is_alive(worker, heartbeat_at, now):
+        if status == "running" and not _is_alive(connection, worker, heartbeat_at, now):
             status = "interrupted"
         last = connection.execute(LAST_COMPLETED.format(narrow=narrow)).fetchone()[0]
         synced_at = None if last is None else last + 0.0
@@ -77,9 +77,9 @@ def never_synced(installation: str) -> SyncState:
     return SyncState(False, None, None, f"{words} {installation}")
 
 
-def _is_alive(worker: str | None, heartbeat_at: float | None, now: float) -> bool:
+def _is_alive(connection: Connection, worker: str | None, heartbeat_at: float | None, now: float) -> bool:
     if worker is None or heartbeat_at is None:
         return False
-    from .leases import is_alive
+    from .leases import clock_of, is_alive
 
-    return is_alive(worker, heartbeat_at, now)
+    return is_alive(worker, heartbeat_at, clock_of(connection, now))

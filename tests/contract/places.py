@@ -265,6 +265,13 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param != "postgres":
         yield MEMORY if request.param == "memory" else str(tmp_path / "data.db")
         return
+    with postgres_place() as found:
+        yield found
+
+
+@contextmanager
+def postgres_place() -> Iterator[str]:
+    """A schema of the test's own on the server."""
     url, schema = shared_url(), new_schema()
     with sharing_connections():
         yield f"{url}#{schema}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
@@ -41,10 +42,12 @@ from max.model.tasks import (
     failure_of,
 )
 from max.storage.leases import LEASE, new_worker, this_system
+from max.storage.postgres import PostgresDatabase
 from max.storage.settlement import CHILDREN_BOUND
 from max.storage.sync_log import request
+from max.storage.sync_state import sync_state
 from max.storage.task_store import KEPT_SYNCS, SqliteTaskStore
-from tests.contract.places import database_at, place
+from tests.contract.places import database_at, place, postgres_place
 
 __all__ = ["place"]
 T = TypeVar("T")
@@ -88,6 +91,13 @@ class Desk:
     async def resume(self, worker: str = HERE) -> None:
         """Resume the sync."""
         await self.store.resume(self.sync, worker=worker, now=self.now)
+
+    async def pass_by(self, seconds: float) -> None:
+        """Let time pass, also by the clock of a server."""
+        self.now += seconds
+        if isinstance(self.database, PostgresDatabase):
+            sql = "UPDATE _max_worker SET heartbeat_at = heartbeat_at - ?"
+            await self.database.transact(lambda known: known.execute(sql, (seconds,)))
 
     async def result(self) -> SyncResult:
         """The result so far."""
@@ -448,16 +458,41 @@ def test_the_tasks_of_a_dead_process_can_be_claimed_at_once(place: str, worker: 
 def test_the_tasks_of_another_machine_can_be_claimed_after_its_lease(place: str) -> None:
     async def body(desk: Desk) -> Status:
         await desk.begin(load(), worker=ELSEWHERE)
-        desk.now += LEASE - 1
+        await desk.pass_by(LEASE - 10)
         await desk.settle(worker=ELSEWHERE)
-        desk.now += LEASE - 1
+        await desk.pass_by(LEASE - 10)
         with pytest.raises(SyncRunning, match="process 1 on elsewhere"):
             await desk.resume()
-        desk.now += 1
+        await desk.pass_by(10)
         await desk.resume()
         return (await desk.result()).status
 
     assert using(place, body) is Status.RUNNING
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("wrong", [-300.0, 300.0])
+def test_a_host_whose_clock_is_wrong_is_not_dead_and_takes_no_dead_one_to_be_alive(wrong: float) -> None:
+    """The server's clock says how old a heartbeat is, on each host."""
+
+    async def body(desk: Desk) -> list[tuple[Status, str | None]]:
+        right = desk.now = time.time()
+        desk.now += wrong
+        await desk.begin(load(), worker=ELSEWHERE)
+        await desk.settle(worker=ELSEWHERE)
+        seen = []
+        for dead in (False, True):
+            if dead:
+                await desk.pass_by(LEASE)
+            for desk.now in (right, right + wrong):
+                assert isinstance(desk.database, PostgresDatabase)
+                state = await desk.database.read(lambda known: sync_state(known, "acme", now=desk.now))
+                seen.append(((await desk.result()).status, state.status))
+        return seen
+
+    with postgres_place() as place:
+        seen = using(place, body)
+    assert seen == [(Status.RUNNING, "running")] * 2 + [(Status.INTERRUPTED, "interrupted")] * 2
 
 
 def test_a_sync_that_a_person_takes_from_its_worker_can_be_resumed_at_once(place: str) -> None:
@@ -632,7 +667,7 @@ def test_a_sync_whose_process_died_while_cancelling_is_not_resumed(place: str) -
     async def body(desk: Desk) -> Status:
         await desk.begin(load(), worker=ELSEWHERE)
         await desk.request(SyncCommand.CANCEL)
-        desk.now += LEASE
+        await desk.pass_by(LEASE)
         assert await desk.store.unfinished(worker=HERE, now=desk.now) is None
         old, _ = desk.sync, await desk.begin(load())
         return (await desk.store.result(old, now=desk.now)).status

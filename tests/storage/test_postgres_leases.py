@@ -19,8 +19,9 @@ from max.projects.database import ProjectDatabase
 from max.serve.fleet import FleetWorker
 from max.storage import postgres
 from max.storage.postgres import Fence, PostgresConnection, PostgresDatabase
+from max.storage.postgres_dialect import NOW
 from max.storage.postgres_leases import LeaseKeeper, PostgresLease
-from max.storage.postgres_work import BEAT, LEASE, NOW, Claim, WorkTable
+from max.storage.postgres_work import BEAT, LEASE, Claim, WorkTable
 from tests.postgres_server import shared_url
 
 pytestmark = pytest.mark.postgres
