@@ -85,8 +85,17 @@ def check_stored(kind: Kind, column: Column) -> None:
     """StorageCorrupt when a column holds what no value of its kind is stored as."""
     wrong = set(map(type, column)) - STORED.get(kind, TEXTS)
     if wrong:
-        value = shown(next(value for value in column if type(value) in wrong))
-        raise StorageCorrupt(f"what is stored cannot be read: {value} is no {kind}", hint=DAMAGED)
+        raise unreadable(no_value(kind, next(value for value in column if type(value) in wrong)))
+
+
+def no_value(kind: Kind, value: object) -> str:
+    """What is wrong with what is stored in place of a value of a kind."""
+    return f"{shown(value)} is no {kind}"
+
+
+def unreadable(problem: object) -> StorageCorrupt:
+    """The error that what is stored is no value of its field."""
+    return StorageCorrupt(f"what is stored cannot be read: {problem}", hint=DAMAGED)
 
 
 def decode_column(holds: FieldType, column: Column) -> Column:
@@ -95,7 +104,7 @@ def decode_column(holds: FieldType, column: Column) -> Column:
     try:
         return _decode(holds, column)
     except (ValueError, TypeError, RecursionError) as error:
-        raise StorageCorrupt(f"what is stored cannot be read: {error}", hint=DAMAGED) from error
+        raise unreadable(error) from error
 
 
 def _decode(holds: FieldType, column: Column) -> Column:

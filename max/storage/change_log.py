@@ -41,7 +41,7 @@ from typing import Any, cast
 
 from ..errors import CursorExpired, HistoryError, InvalidCursor
 from ..model.changes import ALL_ROWS, KINDS, NOW, TIMES, Change, ChangeKind, ChangePage, ChangeSummary
-from ..model.columns import DECODERS, STORED, TEXTS, decode_column
+from ..model.columns import DECODERS, STORED, TEXTS, decode_column, no_value, unreadable
 from ..model.delivery import Delivery
 from ..model.entities import Entity, FieldType
 from ..model.struct import Struct, checked
@@ -736,13 +736,13 @@ def net_kind(first: str, last: str) -> ChangeKind | None:
     return "removed" if last == "removed" else "updated"
 
 
-Decoder = tuple[str, frozenset[type], Callable[[Any], Any] | None]
+Decoder = tuple[str, Kind, frozenset[type], Callable[[Any], Any] | None]
 Decoders = Mapping[int, Decoder]
 
 
 def _decoders(mapping: TableMapping[Any]) -> Decoders:
-    """How each field is read from JSON, by its number: its name, in which types it comes, and what to do."""
-    return {mapping.bits[name]: (name, *_decoder(holds)) for name, holds in mapping.types.items()}
+    """How each field is read from JSON, by its number: name, kind, in which types it comes, what to do."""
+    return {mapping.bits[name]: (name, holds.kind, *_decoder(holds)) for name, holds in mapping.types.items()}
 
 
 def _decoder(holds: FieldType) -> tuple[frozenset[type], Callable[[Any], Any] | None]:
@@ -755,14 +755,17 @@ def _decoder(holds: FieldType) -> tuple[frozenset[type], Callable[[Any], Any] | 
 
 
 def decode_side(decoders: Decoders, side: str | None) -> dict[str, Any]:
-    """The fields of a side of a change, as values; an error of NONSENSE when they are none."""
+    """The fields of a side of a change, as values; StorageCorrupt, or an error of NONSENSE, for others."""
     found: dict[str, Any] = {}
     for number, value in _numbered(side) if side else ():
         if number in decoders:
-            name, types, decode = decoders[number]
+            name, kind, types, decode = decoders[number]
             if type(value) not in types:
-                raise TypeError(f"{name} is {value!r}")
-            found[name] = value if decode is None or value is None else decode(value)
+                raise unreadable(no_value(kind, value))
+            try:
+                found[name] = value if decode is None or value is None else decode(value)
+            except (ValueError, TypeError, RecursionError) as error:
+                raise unreadable(no_value(kind, value) if kind is Kind.REAL else error) from error
     return found
 
 

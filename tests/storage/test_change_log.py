@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from max.connecting import Env, Loader, Page, PageRequest, UpstreamBroken
 from max.core import InstallationInfo
 from max.engine import DAY, SqliteEngine
-from max.errors import CursorExpired, HistoryError, InvalidCursor, UnknownName
+from max.errors import CursorExpired, HistoryError, InvalidCursor, StorageCorrupt, UnknownName
 from max.model.changes import ALL_ROWS, NOW, Change, ChangeFeed
 from max.model.delivery import Delivery
 from max.model.entities import Entity, Field, Ref, values_of
@@ -226,6 +226,25 @@ def test_changes_by_other_tools_are_recorded() -> None:
     assert (updated.new, updated.sync) == ({"title": "y"}, None)
     assert [(c.kind, c.id) for c in moved] == [("removed", "2"), ("created", "3")]
     assert (deleted.kind, deleted.old) == ("removed", {"title": "y"})
+
+
+@pytest.mark.parametrize("field", ["age", "score", "active", "seen", "born", "extra"])
+def test_a_value_that_makes_no_sense_is_called_damage_as_in_its_row(field: str) -> None:
+    async def body(place: Place) -> list[str]:
+        empty: dict[str, Any] = {field: None}
+        await place.receive(Person("a", **empty))
+        await place.sql(f"UPDATE _person SET {field} = 'x'")  # of which SQLite may record the number 0
+        await place.sql("UPDATE _max_change SET new = json_replace(new, '$[0][1]', 'x')")
+        errors = []
+        for answer in (place.engine.query(Person).all(), place.recorded()):
+            with pytest.raises(StorageCorrupt) as error:
+                await answer
+            errors.append(error.value.message.partition("what is stored")[2])
+        return errors
+
+    of_row, of_change = recorded(body)
+    assert of_change == of_row
+    assert of_row.startswith(" cannot be read: ")
 
 
 def test_changes_as_json_hold_the_values_of_entities() -> None:
