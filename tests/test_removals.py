@@ -146,6 +146,22 @@ def test_children_go_with_their_parent_unless_another_parent_has_them() -> None:
     play(body)
 
 
+def test_a_row_that_is_there_when_it_is_asked_for_outlives_its_only_parent() -> None:
+    async def body(world: World) -> None:
+        furnish(world.upstream)
+        world.upstream.create(Box, "b", (BOXES, "g0"))
+        world.upstream.create(Item, "i", (ITEMS, "b"))
+        await synced(world)
+        world.upstream.put("i", set())
+        world.upstream.delete("b")
+        assert ((await synced(world)).removed, await ids(world)) == (1, {"i"})
+        assert ((await synced(world)).removed, await ids(world)) == (0, {"i"})
+        world.upstream.delete("i")
+        assert ((await synced(world)).removed, await ids(world)) == (1, set())
+
+    play(body, nicks=("listed", "listed", "one", "listed"))
+
+
 @pytest.mark.parametrize("items", ["full", "offset", "counted"])
 def test_a_row_that_another_listing_shows_no_longer_names_the_parent_that_it_has_left(items: str) -> None:
     async def body(world: World) -> None:

@@ -32,10 +32,11 @@ Had c left Q between 09:59 and 10:02, it would be missing since the second look 
 the next sync.
 
 **What hangs together.**  With a row go the rows that only it held: those whose every listing is of a
-parent that goes.  They count as missing when the second look begins, are looked for like the others,
-and are removed in the same transaction; or all of them stay, when one of them may be elsewhere or
-when so many rows are missing that a person is asked first.  A field of a visible row keeps whom it
-names, as their lines say (``NAMED_ONLY``), but not when that row goes as well.
+parent that goes, and that no other response has brought since that is missing.  They count as missing
+when the second look begins, are looked for like the others, and are removed in the same transaction;
+or all of them stay, when one of them may be elsewhere or when so many rows are missing that a person
+is asked first.  A field of a visible row keeps whom it names, as their lines say (``NAMED_ONLY``), but
+not when that row goes as well.
 
 **What a lost row still says.**  A field may name the parent whose listing has lost the row
 (``Many(by=Task.project)``).  When another response shows the row, that value is older than the proof
@@ -139,18 +140,21 @@ PURGEABLE = f"""
         SELECT 1 FROM _max_membership AS k WHERE k.child = _row AND +k.listing IN {LISTINGS})
 """  # what a row names stays while it does
 KEEP_NUMBER = "INSERT INTO {table} (_row, _id, _removed_at) VALUES (?, ?, ?)"
-MARK_UNLISTED = """
+BROUGHT_SINCE = """(
+    SELECT max(read_at) FROM (
+           SELECT p.requested_at AS read_at FROM _max_load AS p WHERE p.id IN ({loads}) AND p.listing IS NULL
+            UNION ALL SELECT x.synced_at FROM _max_freshness AS x
+                       WHERE x.entity = :entity AND x.row = t._row
+            UNION ALL SELECT q.at FROM _max_quarantine AS q
+                       WHERE q.entity = :entity AND q.id = t._id) AS brought
+     WHERE read_at >= :at)
+"""  # when the latest request began by which a row came besides its listings
+MARK_UNLISTED = f"""
     INSERT INTO _max_missing (entity, row, missing_since, brought_at)
-    SELECT :entity, _row, :at, CASE WHEN :whole THEN (
-           SELECT max(read_at) FROM (
-                  SELECT p.requested_at AS read_at FROM _max_load AS p
-                   WHERE p.id IN ({loads}) AND p.listing IS NULL
-                   UNION ALL SELECT x.synced_at FROM _max_freshness AS x
-                              WHERE x.entity = :entity AND x.row = t._row) AS brought
-            WHERE read_at >= :at) ELSE :at END FROM {table} AS t
-     WHERE _removed_at IS NULL AND (:whole OR _id IN {set:ids}) AND NOT EXISTS (
+    SELECT :entity, _row, :at, CASE WHEN :whole THEN {BROUGHT_SINCE} ELSE :at END FROM {{table}} AS t
+     WHERE _removed_at IS NULL AND (:whole OR _id IN {{set:ids}}) AND NOT EXISTS (
         SELECT 1 FROM _max_membership AS k CROSS JOIN _max_listing AS l
-         WHERE k.child = t._row AND l.id = k.listing AND l.collection IN {set:collections})
+         WHERE k.child = t._row AND l.id = k.listing AND l.collection IN {{set:collections}})
     ON CONFLICT DO NOTHING
 """
 MARK_CIRCLES = f"""
@@ -233,7 +237,8 @@ LISTINGS_OF = """
 """
 HELD_ONLY_BY = f"""
     SELECT DISTINCT k.child FROM _max_membership AS k JOIN {{table}} AS t ON t._row = k.child
-     WHERE k.listing IN {{numbers:lost}} AND t._removed_at IS NULL AND NOT EXISTS (
+     WHERE k.listing IN {{numbers:lost}} AND t._removed_at IS NULL AND {BROUGHT_SINCE} IS NULL
+       AND NOT EXISTS (
            SELECT 1 FROM _max_membership AS o
             WHERE o.child = k.child AND o.listing NOT IN {{numbers:lost}} AND o.listing IN {LISTINGS})
 """
@@ -387,8 +392,7 @@ class Removals(RenameOwner):
                 "whole": groups is None,
                 "ids": connection.dialect.array(id for rows in groups or () for id in rows.ids),
             }
-            loads = ", ".join(f"t.{quoted(column)}" for column in mapping.load_columns.values())
-            connection.execute(mapping.sql(MARK_UNLISTED.replace("{loads}", loads)), values)
+            connection.execute(_with_loads(mapping, MARK_UNLISTED), values)
 
     def mark_circles(self, connection: Connection, at: float) -> None:
         """Rows that only list each other, as folders that moved while they were listed, are missing.
@@ -647,20 +651,26 @@ class Removals(RenameOwner):
                 if {id for (id,) in listings} <= lost.setdefault(child, set()):
                     continue
                 lost[child] |= {id for (id,) in listings}
-                new = self._held_only_by(connection, many.child, lost[child]) - found.get(child, {}).keys()
-                new = (new if only is None else new & set(only.get(child, ()))) - set(but.get(child, ()))
+                since = max(parents.values())
+                held = self._held_only_by(connection, many.child, lost[child], since)
+                new = held - found.get(child, {}).keys() - set(but.get(child, ()))
+                new = new if only is None else new & set(only.get(child, ()))
                 if new:
-                    since = max(parents.values())
                     found.setdefault(child, {}).update(dict.fromkeys(new, since))
                     pending.append(child)
         return found
 
     def _held_only_by(
-        self, connection: Connection, entity: type[Entity], listings: Collection[int]
+        self, connection: Connection, entity: type[Entity], listings: Collection[int], since: float
     ) -> set[int]:
-        array = connection.dialect.array
-        values = {"lost": array(listings), "collections": self._names(connection, entity)}
-        sql = self._mappings[entity.__name__].sql(HELD_ONLY_BY)
+        """The rows of an entity that only these listings have, and that nothing else brought since a time."""
+        values = {
+            "entity": entity.__name__,
+            "lost": connection.dialect.array(listings),
+            "collections": self._names(connection, entity),
+            "at": since,
+        }
+        sql = _with_loads(self._mappings[entity.__name__], HELD_ONLY_BY)
         return {row for (row,) in connection.execute(sql, values).fetchall()}
 
     def _related(self, entity: type[Entity], among: Collection[str]) -> list[str]:
@@ -794,6 +804,11 @@ class Removals(RenameOwner):
     def drop_rows(self, connection: Connection, entity: str, rows: str, collections: Sequence[str]) -> None:
         """Deleted rows are not missing."""
         connection.execute(f"DELETE FROM _max_missing WHERE entity = ? AND row IN ({rows})", (entity,))
+
+
+def _with_loads(mapping: TableMapping[Any], sql: str) -> str:
+    loads = ", ".join(f"t.{quoted(column)}" for column in mapping.load_columns.values())
+    return mapping.sql(sql.replace("{loads}", loads))
 
 
 def _among(rows: Mapping[str, Rows], wanted: Mapping[str, Collection[int]]) -> dict[str, Rows]:

@@ -513,8 +513,9 @@ def test_a_row_that_was_brought_while_a_feed_started_over_is_not_missing() -> No
     @following
     async def _(fed: Fed) -> None:
         await fed.list(A, at=12.0)
-        await fed.store(post("before", None), at=8.0)
-        await fed.store(post("since", None), at=15.0)
+        bad: Any = 5
+        await fed.store(*[post(id, None) for id in ("before", "since", "invalid since")], at=8.0)
+        await fed.store(post("since", None), Post("invalid since", title=bad), at=15.0)
         await fed.read_feed(at=10.0, initial=True)  # its last page comes when the others are stored
         (found,) = await fed.meta.deletion_candidates(DeletionScope(WHOLE, ["posts_feed"], 9.0))
         assert (found.missing, found.proven, found.to_ask) == (1, 0, ["before"])
