@@ -114,7 +114,7 @@ def _ending(which: str) -> tuple[str, str, str]:
     """The statements that end some memberships: a row without another one is missing from now on."""
     mark = f"""
         INSERT INTO _max_missing (entity, row, listing, missing_since)
-        SELECT :entity, child, :lost_by, :at FROM _max_membership WHERE {which}
+        SELECT :entity, child, :lost_by, :at FROM _max_membership WHERE {which} GROUP BY child
         ON CONFLICT (entity, row) DO UPDATE
            SET listing = excluded.listing, missing_since = excluded.missing_since, brought_at = NULL
     """

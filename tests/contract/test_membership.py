@@ -13,9 +13,11 @@ from max.model.delivery import DeletionCandidates, DeletionScope, Delivery, Feed
 from max.model.entities import Entity, FieldOf, ManyOf, Ref
 from max.model.loaders import Loader, Resolver
 from max.model.query import Page
+from max.storage.postgres import PostgresDatabase
 from max.storage.sqlite import MEMORY, SqliteDatabase
-from tests.contract.places import SCHEMA, Person, Post, Store, Team, using
+from tests.contract.places import SCHEMA, Person, Post, Store, Team, memory_database, using
 
+pytestmark = pytest.mark.usefixtures("either")
 A, B, C = (Team.ref(id) for id in "abc")
 WHOLE = ("Team.people", "Team.posts")
 Body = Callable[[Store], Awaitable[None]]
@@ -325,6 +327,15 @@ def test_rows_that_only_a_removed_parent_listed_are_missing() -> None:
         assert (await candidates(store, since=15.0))["Person"].proven == 1
 
 
+def test_a_row_that_several_parents_listed_which_go_together_is_missing() -> None:
+    @teams("a", "b", "c")
+    async def _(store: Store) -> None:
+        await page(store, A, "1", at=10.0)
+        await page(store, B, "1", at=10.0)
+        await store.receive(Delivery([], 20.0, removed=[A, B]))
+        assert (await candidates(store, since=15.0))["Person"].to_ask == ["1"]
+
+
 def test_what_is_listed_below_a_removed_parent_is_stored_and_missing() -> None:
     @teams("a", "b")
     async def _(store: Store) -> None:
@@ -384,7 +395,7 @@ async def posts_feed(root: Ref[Team], request: Any, env: Any) -> Page[Entity]:
 class Fed:
     """An engine with a feed of posts."""
 
-    def __init__(self, database: SqliteDatabase) -> None:
+    def __init__(self, database: SqliteDatabase | PostgresDatabase) -> None:
         resolver = Resolver(SCHEMA, [list_people, list_posts, load_person, posts_feed])
         self._database, self.engine = database, SqliteEngine(database, resolver)
         self.meta = SqliteSyncMeta(database, self.engine)
@@ -424,7 +435,7 @@ def following(body: Callable[[Fed], Awaitable[None]]) -> None:
     """Run a body on an engine with a feed."""
 
     async def main() -> None:
-        database = SqliteDatabase(MEMORY)
+        database = memory_database()
         await database.start()
         fed = Fed(database)
         await fed.engine.start()
