@@ -133,7 +133,8 @@ class InlineLists:
         present = {(listing, row) for listing, _, row in members}
         self._removals.end_named(connection, many.child, sorted(present - wanted), at)
         added = sorted(wanted - present)
-        connection.executemany("INSERT INTO _max_membership VALUES (?, ?, 0)", added)
+        add = "INSERT INTO _max_membership (listing, child, generation) VALUES (?, ?, 0)"
+        connection.executemany(add, added)
         self._removals.clear_named(connection, many.child, {row for _, row in added})
 
     def _rows(self, connection: Connection, child: TableMapping[Any], ids: set[str]) -> dict[str, int]:

@@ -7,6 +7,13 @@ token or a watermark) from which the next one can ask for changes alone.  ``_max
 a listing to the rows of its children, each with the generation of the last pass that showed it.
 ``_max_feed_state`` has the bookmark of each feed.
 
+**A page that shows the same children again** writes one line and not one for each.  Members name the
+page that showed them, and ``_max_listing_page`` has, for each page, the generation in which its
+members were written (``since``), how many those were, and the last pass that showed exactly them.
+A member counts as shown in the later of its own generation and that of its page, if it was written
+when the page was.  So when a page shows other children than before, its line begins anew, and those
+that left it keep the generation in which they were last shown, or an earlier one.
+
 **The invariant.**  A membership ends only with proof: a pass over everything, from its own first
 page to its own last, is proven to have skipped nothing (see sync/pagination.py) and did not show the
 child; a feed named another parent; or the child or the parent was removed.  A pass that was cut
@@ -90,22 +97,58 @@ LATER_PAGE = f"""
      WHERE collection = :collection AND parent = :parent AND began_at = :began
 """
 ADD_MEMBERS = """
-    INSERT INTO _max_membership (listing, child, generation)
-    SELECT :listing, _row, :generation FROM {table} WHERE _id IN {set:ids} AND _removed_at IS NULL
-    ON CONFLICT (listing, child) DO UPDATE SET generation = excluded.generation
+    INSERT INTO _max_membership (listing, child, generation, page)
+    SELECT :listing, _row, :generation, :page FROM {table} WHERE _id IN {set:ids} AND _removed_at IS NULL
+    ON CONFLICT (listing, child) DO UPDATE SET generation = excluded.generation, page = excluded.page
      WHERE _max_membership.generation <> excluded.generation
 """
 IN_A_ROW = "SELECT _id FROM {table} WHERE _row BETWEEN ? AND ? AND _removed_at IS NULL ORDER BY _row"
 RENEW_IN_A_ROW = """
-    UPDATE _max_membership SET generation = :generation
+    UPDATE _max_membership SET generation = :generation, page = :page
      WHERE listing = :listing AND child BETWEEN :first AND :last AND generation <> :generation
 """
 ADD_IN_A_ROW = """
-    INSERT INTO _max_membership (listing, child, generation)
-    SELECT :listing, _row, :generation FROM {table}
+    INSERT INTO _max_membership (listing, child, generation, page)
+    SELECT :listing, _row, :generation, :page FROM {table}
      WHERE _row BETWEEN :first AND :last AND _removed_at IS NULL
     ON CONFLICT (listing, child) DO NOTHING
 """
+LISTING_PAGE = """
+    SELECT since, members, generation FROM _max_listing_page WHERE listing = :listing AND number = :page
+"""
+MEMBERS_OF_PAGE = """
+    SELECT count(*) FROM {table} AS t JOIN _max_membership AS k ON k.listing = :listing AND k.child = t._row
+     WHERE t._id IN {set:ids} AND t._removed_at IS NULL AND k.page = :page AND k.generation = :since
+"""
+MEMBERS_IN_A_ROW = """
+    SELECT count(*) FROM _max_membership
+     WHERE listing = :listing AND child BETWEEN :first AND :last AND page = :page AND generation = :since
+"""
+SHOWN_AGAIN = """
+    SELECT count(*) FROM {table} AS t JOIN _max_membership AS k ON k.listing = :listing AND k.child = t._row
+      JOIN _max_listing_page AS g ON g.listing = k.listing AND g.number = k.page AND g.since = k.generation
+     WHERE t._id IN {set:ids} AND g.generation = :generation AND g.since < :generation
+"""
+HAS_UNSHOWN = """
+    SELECT 1 FROM _max_membership
+     WHERE listing = :listing AND generation <> :generation AND (page IS NULL OR (page, generation) NOT IN (
+           SELECT number, since FROM _max_listing_page WHERE listing = :listing AND generation = :generation))
+     LIMIT 1
+"""
+SHOW_AGAIN = (  # the page's load speaks for those whom it brings: see freshness.py
+    "UPDATE _max_listing_page SET generation = :generation WHERE listing = :listing AND number = :page",
+    """
+    UPDATE _max_load SET generation = :since
+     WHERE listing = :listing AND number = :page AND entity = :entity
+    """,
+)
+BEGIN_PAGE = """
+    INSERT INTO _max_listing_page (listing, number, since, generation, members)
+    VALUES (:listing, :page, :generation, :generation, :members)
+    ON CONFLICT (listing, number) DO UPDATE
+       SET since = excluded.since, generation = excluded.generation, members = excluded.members
+"""
+LATER_PAGES = "DELETE FROM _max_listing_page WHERE listing = :listing AND number > :number"
 CLOSE_LISTING = """
     UPDATE _max_listing
        SET listed_at = CASE WHEN :whole THEN :began ELSE listed_at END,
@@ -217,10 +260,8 @@ class Membership(RenameOwner):
         """
         child = self._mappings[listing.collection.child.__name__]
         ids = [*chain.from_iterable(rows.ids for rows in groups)]
-        added = _add_in_a_row(connection, child, ids, position, newest)
-        if added < len(ids):
-            values = {**position._asdict(), "ids": connection.dialect.array(ids)}
-            added += connection.execute(child.sql(ADD_MEMBERS), values).rowcount
+        page = None if listing.delta or listing.late else position.number
+        added = _show(connection, child, ids, {**position._asdict(), "page": page}, newest)
         if not listing.last and not listing.late:
             sql = "UPDATE _max_listing SET shown = shown + ? WHERE id = ?"
             connection.execute(sql, (added + unknown, position.listing))
@@ -235,8 +276,10 @@ class Membership(RenameOwner):
         none any more.
         """
         swept = not listing.delta and listing.sweeps
-        if swept:
+        if swept and _has_unshown(connection, position.listing, position.generation):
             self._removals.end_unseen(connection, listing, position, at=at)
+        if not listing.delta:
+            connection.execute(LATER_PAGES, position._asdict())
         values = {
             "listing": position.listing,
             "began": listing.began_at,
@@ -272,12 +315,14 @@ class Membership(RenameOwner):
     ) -> ListingPass:
         """Whether a pass is still the newest, how many children it has shown, and whether not all."""
         sql = """
-            SELECT l.shown, EXISTS (SELECT 1 FROM _max_membership AS k
-                                     WHERE k.listing = l.id AND k.generation <> l.generation)
-              FROM _max_listing AS l WHERE l.collection = ? AND l.parent = ? AND l.began_at = ?
+            SELECT id, generation, shown FROM _max_listing
+             WHERE collection = ? AND parent = ? AND began_at = ?
         """
         row = connection.execute(sql, (repr(many), parent.id, began)).fetchone()
-        return ListingPass(True, row[0], bool(row[1])) if row else ListingPass(False)
+        if row is None:
+            return ListingPass(False)
+        listing, generation, shown = row
+        return ListingPass(True, shown, _has_unshown(connection, listing, generation))
 
     def collections_bringing(self, entity: type[Entity], fields: Sequence[str]) -> list[ManyOf[Any, Any]]:
         """The collections whose listings bring those of the fields that no loader fetches alone."""
@@ -448,28 +493,103 @@ class Membership(RenameOwner):
 
     def _drop_listings(self, connection: Connection, which: str, values: Mapping[str, Any]) -> None:
         listings = f"(SELECT id FROM _max_listing WHERE {which})"
-        connection.execute(f"DELETE FROM _max_membership WHERE listing IN {listings}", values)
+        for table in ("_max_membership", "_max_listing_page"):
+            connection.execute(f"DELETE FROM {table} WHERE listing IN {listings}", values)
         connection.execute(f"UPDATE _max_missing SET listing = NULL WHERE listing IN {listings}", values)
         connection.execute(f"DELETE FROM _max_listing WHERE {which}", values)
+
+
+def _show(
+    connection: Connection,
+    child: TableMapping[Any],
+    ids: list[str],
+    values: Mapping[str, Any],
+    newest: float,
+) -> int:
+    """A page has shown some rows; how many of them its pass had not shown.
+
+    What no page of a pass over everything has shown, or one that is repeated, has no line for it.
+    """
+    since, members, generation = connection.execute(LISTING_PAGE, values).fetchone() or (0, 0, 0)
+    if values["page"] is None or generation == values["generation"]:
+        again = _shown_again(connection, child, ids, values)
+        return _add(connection, child, ids, {**values, "page": None}, newest) - again
+    values = {**values, "since": since, "entity": child.entity.__name__}
+    if members == len(ids) > 0 and _has_members(connection, child, ids, values):
+        for statement in SHOW_AGAIN:
+            connection.execute(statement, values)
+        return len(ids)
+    again = _shown_again(connection, child, ids, values)
+    added = _add(connection, child, ids, values, newest)
+    if added:
+        connection.execute(BEGIN_PAGE, {**values, "members": added})
+    return added - again
+
+
+def _shown_again(
+    connection: Connection, child: TableMapping[Any], ids: list[str], values: Mapping[str, Any]
+) -> int:
+    """How many of some rows this pass has shown by pages that it only had to note."""
+    if values["generation"] == 1:  # there are none in a first pass
+        return 0
+    by_id = {**values, "ids": connection.dialect.array(ids)}
+    return int(connection.execute(child.sql(SHOWN_AGAIN), by_id).fetchone()[0])
+
+
+def _has_unshown(connection: Connection, listing: int, generation: int) -> bool:
+    """Whether a pass has not shown all members of its listing: quicker than to look at each."""
+    values = {"listing": listing, "generation": generation}
+    return connection.execute(HAS_UNSHOWN, values).fetchone() is not None
+
+
+def _has_members(
+    connection: Connection, child: TableMapping[Any], ids: list[str], values: Mapping[str, Any]
+) -> bool:
+    """Whether these rows, which are as many as the members of the page, are its members."""
+    numbers = in_a_row(connection, child, ids)
+    if numbers and _are_in_a_row(connection, child, ids, numbers):
+        between = {**values, "first": numbers[0], "last": numbers[1]}
+        return bool(connection.execute(MEMBERS_IN_A_ROW, between).fetchone()[0] == len(ids))
+    by_id = {**values, "ids": connection.dialect.array(ids)}
+    return bool(connection.execute(child.sql(MEMBERS_OF_PAGE), by_id).fetchone()[0] == len(ids))
+
+
+def _add(
+    connection: Connection,
+    child: TableMapping[Any],
+    ids: list[str],
+    values: Mapping[str, Any],
+    newest: float,
+) -> int:
+    """Rows are members of a listing, each by itself from now on; how many were not so in this pass."""
+    added = _add_in_a_row(connection, child, ids, values, newest)
+    if added < len(ids):
+        by_id = {**values, "ids": connection.dialect.array(ids)}
+        added += connection.execute(child.sql(ADD_MEMBERS), by_id).rowcount
+    return added
 
 
 def _add_in_a_row(
     connection: Connection,
     child: TableMapping[Any],
     ids: list[str],
-    position: PagePosition,
+    values: Mapping[str, Any],
     newest: float,
 ) -> int:
     """Rows that are numbered one after another are members, without a search for each; how many are new."""
     numbers = in_a_row(connection, child, ids)
-    if numbers is None:
+    if numbers is None or not (numbers[0] > newest or _are_in_a_row(connection, child, ids, numbers)):
         return 0
-    values = {**position._asdict(), "first": numbers[0], "last": numbers[1]}
-    if numbers[0] > newest:
-        return connection.execute(child.sql(ADD_IN_A_ROW), values).rowcount
-    if list(chain.from_iterable(connection.execute(child.sql(IN_A_ROW), numbers))) != ids:
-        return 0
-    return connection.execute(RENEW_IN_A_ROW, values).rowcount
+    values = {**values, "first": numbers[0], "last": numbers[1]}
+    add = child.sql(ADD_IN_A_ROW) if numbers[0] > newest else RENEW_IN_A_ROW
+    return connection.execute(add, values).rowcount
+
+
+def _are_in_a_row(
+    connection: Connection, child: TableMapping[Any], ids: list[str], numbers: tuple[int, int]
+) -> bool:
+    """Whether rows have the numbers between these, in their order."""
+    return [*chain.from_iterable(connection.execute(child.sql(IN_A_ROW), numbers))] == ids
 
 
 def _with_parents(

@@ -121,11 +121,18 @@ def _ending(which: str) -> tuple[str, str, str]:
     return mark, f"DELETE FROM _max_membership WHERE {which}", LISTED_ELSEWHERE
 
 
-END_UNSEEN = _ending("listing = :listing AND generation <> :generation")
+UNSHOWN = """_max_membership.generation <> :generation AND NOT EXISTS (
+           SELECT 1 FROM _max_listing_page AS g
+            WHERE g.listing = _max_membership.listing AND g.number = _max_membership.page
+              AND g.since = _max_membership.generation AND g.generation = :generation)"""
+END_UNSEEN = _ending(f"listing = :listing AND {UNSHOWN}")
 CHILD_LISTINGS = "(SELECT id FROM _max_listing WHERE collection = :collection AND parent IN {set:ids})"
 END_OF_PARENT = _ending(f"listing IN {CHILD_LISTINGS}")
 END_NAMED = _ending("(listing, child) IN (SELECT a, b FROM {number_pairs:pairs} AS p)")
-DROP_LISTINGS = f"DELETE FROM _max_listing WHERE id IN {CHILD_LISTINGS}"
+DROP_LISTINGS = (
+    f"DELETE FROM _max_listing_page WHERE listing IN {CHILD_LISTINGS}",
+    f"DELETE FROM _max_listing WHERE id IN {CHILD_LISTINGS}",
+)
 UNLINK = (  # the + makes SQLite search the memberships by child
     f"DELETE FROM _max_membership WHERE +listing IN {LISTINGS} AND child IN {{numbers:rows}}",
     "DELETE FROM _max_missing WHERE entity = :entity AND row IN {numbers:rows}",
@@ -489,7 +496,8 @@ class Removals(RenameOwner):
             many: ManyOf[Any, Any] = ManyOf(entity, name)
             values = {"collection": repr(many), "lost_by": None, "ids": ids, "at": at}
             self._end(connection, END_OF_PARENT, many.child, "m.missing_since", values)
-            connection.execute(connection.dialect.sql(DROP_LISTINGS), values)
+            for statement in DROP_LISTINGS:
+                connection.execute(connection.dialect.sql(statement), values)
 
     def _remove_dependents(
         self, connection: Connection, entity: type[Entity], ids: object, at: float

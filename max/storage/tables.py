@@ -73,9 +73,24 @@ KNOWN_PAGES = """
         PRIMARY KEY (listing, number)
     )
 """
+LISTING_PAGES = """
+    ALTER TABLE _max_membership ADD COLUMN page INTEGER;
+    CREATE TABLE _max_listing_page (
+        listing    INTEGER NOT NULL,
+        number     INTEGER NOT NULL,
+        since      INTEGER NOT NULL,
+        generation INTEGER NOT NULL,
+        members    INTEGER NOT NULL,
+        PRIMARY KEY (listing, number)
+    ) {by_key}
+"""
 SCHEMAS = 16  # of which a process keeps the entities
 OWNER = "engine"  # of these tables, in the catalogue
-VERSIONS = (SCHEMA_TABLES, KNOWN_PAGES)  # how the scripts begin that make them; TableWriter has the whole
+VERSIONS = (
+    SCHEMA_TABLES,
+    KNOWN_PAGES,
+    LISTING_PAGES,
+)  # how the scripts begin that make them; TableWriter has the whole
 
 
 def read_schema(connection: Connection) -> Json | None:

@@ -351,7 +351,7 @@ def test_a_database_in_which_a_killed_process_has_made_nothing_yet_has_nothing_t
 @pytest.mark.parametrize(
     "change",
     [
-        "INSERT INTO _max_migration VALUES ('engine', 3, 'x')",
+        "INSERT INTO _max_migration VALUES ('engine', 4, 'x')",
         "INSERT INTO _max_migration VALUES ('telepathy', 1, 'x')",
         "CREATE TABLE _max_telepathy (a INTEGER)",
     ],

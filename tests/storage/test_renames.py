@@ -22,6 +22,7 @@ from max.storage.sqlite import MEMORY, SqliteConnection
 from max.storage.sync_log import MIGRATIONS as SYNC_LOG
 from max.storage.sync_log import OWNER as SYNC_LOG_OWNER
 from max.storage.sync_log import SyncLog
+from max.storage.tables import LISTING_PAGES
 
 FIELDS = "CREATE TABLE _max_field (entity TEXT, field TEXT, bit INTEGER)"
 FILL = """
@@ -31,7 +32,8 @@ FILL = """
     INSERT INTO _max_high_water VALUES ('Task', 2.0);
     INSERT INTO _max_listing (collection, parent)
     VALUES ('Task.notes', 'b'), ('Task.notes', 'a'), ('Team.tasks', 'x');
-    INSERT INTO _max_membership VALUES (1, 7, 1), (2, 8, 1), (3, 1, 1), (3, 2, 1);
+    INSERT INTO _max_membership (listing, child, generation)
+    VALUES (1, 7, 1), (2, 8, 1), (3, 1, 1), (3, 2, 1);
     INSERT INTO _max_missing VALUES ('Note', 7, 1, 3.0, NULL), ('Task', 2, 3, 3.0, NULL);
     INSERT INTO _max_feed_state VALUES ('news', 'a', 't', 1.0, 1.0);
     INSERT INTO _max_change_entity (name, kinds) VALUES ('Task', '{}')
@@ -41,7 +43,7 @@ FILL = """
 @pytest.fixture
 def connection() -> Iterator[SqliteConnection]:
     held = sqlite3.connect(MEMORY, isolation_level=None, factory=SqliteConnection)
-    tables = ";".join([FIELDS, freshness.TABLES, membership.TABLES, removals.TABLES])
+    tables = ";".join([FIELDS, freshness.TABLES, membership.TABLES, removals.TABLES, LISTING_PAGES])
     for owner, migrations in (
         ("engine", (tables,)),
         (SYNC_LOG_OWNER, SYNC_LOG),
