@@ -20,7 +20,8 @@ request for one task (load 2, 10:05) brings a body.  At 10:07 the status of a is
 
 **A listing that is read again** reuses the load of each of its pages.  Rows that did not change
 still name that load and are not written, and are as fresh as it is.  So such a load speaks only
-for rows that this pass over the listing has shown: those whose membership has its generation.
+for rows that this pass over the listing has shown: those whose membership has its generation.  The
+load of a page that shows the same rows again keeps the generation of their memberships.
 
 **Responses out of order.**  Of two responses for one field, the one that was requested later wins,
 whichever is stored first.  ``_max_high_water`` has the latest request of each entity: a response

@@ -7,12 +7,12 @@ token or a watermark) from which the next one can ask for changes alone.  ``_max
 a listing to the rows of its children, each with the generation of the last pass that showed it.
 ``_max_feed_state`` has the bookmark of each feed.
 
-**A page that shows the same children again** writes one line and not one for each.  Members name the
-page that showed them, and ``_max_listing_page`` has, for each page, the generation in which its
-members were written (``since``), how many those were, and the last pass that showed exactly them.
-A member counts as shown in the later of its own generation and that of its page, if it was written
-when the page was.  So when a page shows other children than before, its line begins anew, and those
-that left it keep the generation in which they were last shown, or an earlier one.
+**A page that shows the same children again** writes one line, and not one for each.  A member names
+the page that showed it, and the page's line in ``_max_listing_page`` says how many those were, the
+generation in which they were written (``since``), and the newest one in which it has shown exactly
+these.  A member is of the page while it has both its number and its ``since``; it counts as shown
+in the generation of the page.  A page that shows others than before begins a new line, and writes
+those that it shows: whom it has left keeps an old ``since``.
 
 **The invariant.**  A membership ends only with proof: a pass over everything, from its own first
 page to its own last, is proven to have skipped nothing (see sync/pagination.py) and did not show the
@@ -28,6 +28,8 @@ membership.
     after page 1 (a)    2   1
     after page 2 (c)    2   1   2   the last page: what is below 2 has not been shown
     in the same step    2   -   2   b is no member any more; removals.py says what that means
+
+Had page 1 been a and b, as in generation 1, its line alone would say 2: since 1, two members.
 
 **After a crash.**  A page, its members and the place of the next page are one transaction.  The
 bookmark and the times of a pass move with its last page only: a crash before that repeats a page
