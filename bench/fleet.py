@@ -28,8 +28,9 @@ from typing import Any
 
 from max.projects.database import ProjectDatabase
 from max.storage.postgres import PostgresDatabase
-from tests.fleets import Fleet, Sources, Worker, fleet, wait_until
+from tests.fleets import Fleet, Sources, Worker, fleet
 from tests.postgres_server import Server, server
+from tests.waiting import wait_until
 
 from .measure import spent
 

@@ -10,8 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from shutil import rmtree
@@ -23,7 +22,6 @@ from max.cli import main
 from max.serve.daemon_folder import PID
 
 ROOT = Path(__file__).parent.parent
-PATIENCE = 240.0  # seconds that anything may take; a condition ends the wait, never the time
 
 
 class Home:
@@ -116,11 +114,3 @@ def homed(place: Path) -> Iterator[Home]:
     finally:
         home.end()
         rmtree(home.home, ignore_errors=True)
-
-
-def until(condition: Callable[[], object], what: str = "") -> None:
-    """Wait until something is so."""
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, f"it did not become so: {what or condition}"
-        time.sleep(0.02)

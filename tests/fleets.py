@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +23,6 @@ from max.storage.postgres import PostgresDatabase
 from tests.postgres_server import Server as PostgresServer
 
 ROOT = Path(__file__).parent.parent
-PATIENCE = 240.0  # seconds that anything may take; a condition ends the wait, never the time
 Worker: TypeAlias = "subprocess.Popen[str]"
 TABLES = {"workspace": "name", "user": "name", "project": "name", "task": "title", "file": "name"}
 LOG = """
@@ -41,15 +40,6 @@ LOG = """
     CREATE TRIGGER log_lease AFTER UPDATE ON work FOR EACH ROW
       WHEN (NEW.attempt <> OLD.attempt) EXECUTE FUNCTION log_lease()
 """  # each lease that was given: to whom, and until when the one before had it
-
-
-def wait_until(condition: Callable[[], Any], what: str) -> Any:
-    """What a condition answers, once that is true."""
-    until = time.monotonic() + PATIENCE
-    while not (found := condition()):
-        assert time.monotonic() < until, f"never: {what}"
-        time.sleep(0.1)
-    return found
 
 
 class Sources:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -23,7 +23,6 @@ from max.cli import main
 
 ROOT = Path(__file__).parents[1]
 DIRECT = {"MAX_DAEMON": "0"}
-LONG = 240.0  # seconds after which what is waited for will not come
 
 SERVER = """
 import asyncio, json, os, sys
@@ -206,11 +205,3 @@ class Machine:
             written += part
         os.close(terminal)
         return Answer(process.wait(), written)
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition; fails when it does not come."""
-    until = time.monotonic() + LONG
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.01)

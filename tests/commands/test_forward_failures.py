@@ -18,7 +18,8 @@ import pytest
 
 from max import __version__
 from max.commands import forward
-from tests.forwarding import DIRECT, Machine, wait_until
+from tests.forwarding import DIRECT, Machine
+from tests.waiting import wait_until
 
 ROWS = "SELECT a.title, b.title AS other FROM acme_task a, acme_task b"
 ALL = ["sql", "acme", ROWS, "--limit", "10000", "-o", "ndjson"]  # more than the buffers on the way hold

@@ -13,9 +13,9 @@ import pytest
 from max.commands.guide_files import write_section, write_skill
 from max.errors import ProjectError
 from tests.command_line import Cli
+from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).parent.parent.parent
-PATIENCE = 240  # seconds after which a command waits for something that never comes
 AGENTS = ["guide", "--agents-md", "--write", "AGENTS.md"]
 SKILL = ["guide", "--skill", "--write", "skills/SKILL.md"]
 NEW = ["connector", "new", "shop", "--url", "https://api.example.com", "--list", "/things"]

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from tests.daemons import PATIENCE, ROOT, Home, homed, until
+from tests.daemons import ROOT, Home, homed
+from tests.waiting import PATIENCE, wait_until
 
 NUMBERS = count(1)
 QUICK = "runner_seconds=4"  # a look at its process every second
@@ -76,7 +77,7 @@ class Source:
         """A sync in a process of its own, which the service holds at the second page."""
         self.file("hold").touch()
         process = self.home.begin("sync", self.name, *words)
-        until(lambda: self.pages() == ["0", "1"])
+        wait_until(lambda: self.pages() == ["0", "1"])
         return process
 
     def is_to_pause(self) -> bool:
@@ -123,7 +124,7 @@ def test_a_signal_to_the_command_pauses_the_sync_and_the_next_one_goes_on(
     assert "sync.started" in process.stdout.readline()  # the command knows by now which sync it began
     process.send_signal(number)
     assert process.stderr.readline().startswith("pausing after the requests under way")
-    until(source.is_to_pause)
+    wait_until(source.is_to_pause)
     source.file("hold").unlink()
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + number, err
@@ -143,18 +144,18 @@ def test_a_signal_before_the_daemon_has_answered_pauses_the_sync_that_has_begun_
     source.file("wait").touch()
     source.file("hold").touch()
     process = home.begin("sync", source.name, "--json")
-    until(source.file("seeding").exists)
+    wait_until(source.file("seeding").exists)
     if begins:  # and the daemon, which has passed the question on, hears nothing of it for now
         os.kill(home.pid(), signal.SIGSTOP)
         try:
             source.file("wait").unlink()
-            until(lambda: source.pages() == ["0", "1"])
+            wait_until(lambda: source.pages() == ["0", "1"])
             process.send_signal(signal.SIGINT)
             assert process.stderr is not None
             assert "the daemon does not answer yet" in process.stderr.readline()
         finally:
             os.kill(home.pid(), signal.SIGCONT)
-        until(source.is_to_pause)
+        wait_until(source.is_to_pause)
         source.file("hold").unlink()
     else:
         process.send_signal(signal.SIGINT)
@@ -218,7 +219,7 @@ def test_a_daemon_that_is_killed_in_mid_sync_leaves_clear_words_and_the_next_syn
     assert "the daemon ended before its answer" in err
     assert f"what was stored is kept; go on with: max resume {source.name}" in err
     assert "Traceback" not in err
-    until(lambda: is_gone(home, worker))  # it sees that nothing asks it any more
+    wait_until(lambda: is_gone(home, worker))  # it sees that nothing asks it any more
     ((id, status),) = source.runs()
     assert status == "interrupted"
     source.file("hold").unlink()
@@ -241,7 +242,7 @@ def test_a_sync_after_an_update_uses_the_new_configuration_in_a_new_process(sour
     source.place = place
     assert source.pages() == ["0", "1", "2"]
     assert source.worker() != before
-    until(lambda: is_gone(source.home, before))
+    wait_until(lambda: is_gone(source.home, before))
 
 
 def test_a_sync_after_a_change_of_settings_follows_them_in_a_new_process(source: Source) -> None:
@@ -251,7 +252,7 @@ def test_a_sync_after_a_change_of_settings_follows_them_in_a_new_process(source:
     source.file("grow").touch()
     source.sync("--full")
     assert source.worker() != before
-    until(lambda: is_gone(source.home, before))
+    wait_until(lambda: is_gone(source.home, before))
     changes = source.home.json("changes", source.name)["data"]
     assert sorted(one["id"] for one in changes) == ["0", "1", "2"]
 
@@ -261,7 +262,7 @@ def test_a_disconnected_installation_has_no_process_and_its_name_is_free_again(s
     source.sync()
     before = source.worker()
     source.home.max("disconnect", source.name, "--yes")
-    until(lambda: is_gone(source.home, before))
+    wait_until(lambda: is_gone(source.home, before))
     source.home.max("sync", source.name, status=2)
     assert f"unknown installation '{source.name}'" in source.home.err
     source.place = source.new_place()

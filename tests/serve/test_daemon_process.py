@@ -24,8 +24,9 @@ from max.core import in_thread
 from max.errors import ConnectionLost, DaemonStopping, MaxError
 from max.serve.client import Client
 from max.serve.daemon_process import is_outdated
-from tests.daemons import PATIENCE, Home, homed, until
+from tests.daemons import Home, homed
 from tests.gated_service import Serving
+from tests.waiting import PATIENCE, wait_until
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ class TestLife:
         assert home.json("daemon", "restart")["options"]["idle_stop"] == 7200
         assert home.json("daemon", "restart", "--idle-stop", "off")["options"]["idle_stop"] is None
         home.max("daemon", "stop")
-        until(lambda: not home.processes())
+        wait_until(lambda: not home.processes())
 
     def test_status_says_where_it_answers_over_http_and_the_log_has_no_token(self, home: Home) -> None:
         home.max("daemon", "start", "--http", "127.0.0.1:0")
@@ -106,7 +107,7 @@ class TestLife:
         home.max("daemon", "enable")
         home.max("daemon", "start")
         assert home.json("daemon", "disable")["state"] == "disabled"
-        until(lambda: not home.processes())
+        wait_until(lambda: not home.processes())
 
     def test_an_error_in_the_middle_of_the_start_is_found_in_the_log(self, home: Home) -> None:
         broken = home.project.parent / "broken"
@@ -125,14 +126,14 @@ class TestLife:
         answers = [json.loads(one.communicate(timeout=PATIENCE)[0]) for one in starts]
         assert {one["pid"] for one in answers} == {home.pid()}
         assert sorted(one["did"] for one in answers) == ["running already"] * 3 + ["started"]
-        until(lambda: home.processes() == {home.pid()})
+        wait_until(lambda: home.processes() == {home.pid()})
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_in_the_foreground_a_signal_ends_it_with_status_0(
         self, home: Home, number: signal.Signals
     ) -> None:
         with home.begin("daemon", "run") as process:
-            until(lambda: greeting_of(home))
+            wait_until(lambda: greeting_of(home))
             process.send_signal(number)
             out, err = process.communicate(timeout=PATIENCE)
         assert (process.returncode, out) == (0, "")
@@ -142,7 +143,7 @@ class TestLife:
     def test_a_killed_daemon_is_stale_and_the_next_start_clears_what_it_left(self, running: Home) -> None:
         before = running.pid()
         os.kill(before, signal.SIGKILL)
-        until(lambda: running.json("daemon", "list")["data"][0]["state"] == "stale")
+        wait_until(lambda: running.json("daemon", "list")["data"][0]["state"] == "stale")
         assert (running.folder() / "daemon.sock").exists()
         assert running.json("daemon", "status", status=1)["state"] == "stale"
         assert running.json("daemon", "stop")["did"] == "not running"
@@ -152,7 +153,7 @@ class TestLife:
 
     def test_a_process_id_that_was_given_again_is_no_daemon_and_gets_no_signal(self, running: Home) -> None:
         os.kill(running.pid(), signal.SIGKILL)
-        until(lambda: running.json("daemon", "list")["data"][0]["state"] == "stale")
+        wait_until(lambda: running.json("daemon", "list")["data"][0]["state"] == "stale")
         with subprocess.Popen(["sleep", "60"]) as other:
             held = running.folder() / "daemon.pid"
             lines = held.read_text().split("\n")
@@ -167,7 +168,7 @@ class TestLife:
     def test_force_kills_a_daemon_that_does_not_end(self, running: Home) -> None:
         os.kill(running.pid(), signal.SIGSTOP)
         assert running.json("daemon", "stop", "--force")["did"] == "stopped"
-        until(lambda: not running.processes())
+        wait_until(lambda: not running.processes())
 
 
 class TestLogs:
@@ -224,7 +225,7 @@ class TestVersions:
             program, cwd=home.project, env=home.environment, stderr=subprocess.DEVNULL
         ) as process:
             try:
-                until(lambda: greeting_of(home) == {"max": version, "protocol": 1})
+                wait_until(lambda: greeting_of(home) == {"max": version, "protocol": 1})
                 yield process.pid
             finally:
                 process.kill()
@@ -233,8 +234,8 @@ class TestVersions:
         home.max("sync", "acme:default")
         with self.of_version(home, "0.0.9") as old:
             assert home.max("count", "acme", "AcmeUser") == "20\n"
-            until(lambda: home.folder().joinpath("daemon.pid").exists() and home.pid() != old)
-            until(lambda: greeting(home) == {"max": __version__, "protocol": 1})
+            wait_until(lambda: home.folder().joinpath("daemon.pid").exists() and home.pid() != old)
+            wait_until(lambda: greeting(home) == {"max": __version__, "protocol": 1})
             status = home.json("daemon", "status")
             assert (status["version"], status["pid"]) == (__version__, home.pid())
 
@@ -278,7 +279,7 @@ class TestTheClock:
         for years in (10, -10, 0.001, 0):
             moved.write_text(str(years * 365 * 86_400))
             home.socket().unlink()
-            until(lambda: greeting(home))
+            wait_until(lambda: greeting(home))
             assert (home.pid(), home.json("daemon", "status")["state"]) == (pid, "running")
             assert home.max("count", "acme", "AcmeUser") == "20\n"
         assert home.json("daemon", "stop")["did"] == "stopped"
@@ -292,13 +293,13 @@ class TestItsFiles:
     def test_a_socket_that_was_removed_is_made_again(self, running: Home) -> None:
         pid = running.pid()
         (running.folder() / "daemon.sock").unlink()
-        until(lambda: greeting(running) == {"max": __version__, "protocol": 1})
+        wait_until(lambda: greeting(running) == {"max": __version__, "protocol": 1})
         assert running.pid() == pid
 
     def test_the_whole_folder_is_made_again(self, running: Home) -> None:
         pid, folder = running.pid(), running.folder()
         rmtree(folder)
-        until(lambda: (folder / "daemon.pid").exists() and greeting(running))
+        wait_until(lambda: (folder / "daemon.pid").exists() and greeting(running))
         assert running.pid() == pid
         assert running.json("daemon", "status")["pid"] == pid
         assert running.json("daemon", "stop")["did"] == "stopped"
@@ -310,26 +311,26 @@ class TestItsFiles:
         running.max("daemon", "start")
         assert running.pid() != first
         os.kill(first, signal.SIGCONT)
-        until(lambda: first not in running.processes())
+        wait_until(lambda: first not in running.processes())
         assert running.json("daemon", "status")["pid"] == running.pid() != first
 
     def test_it_ends_when_its_project_is_gone(self, running: Home) -> None:
         rmtree(running.project)
-        until(lambda: not running.processes())
+        wait_until(lambda: not running.processes())
         listed = running.json("daemon", "list")["data"]
         assert [(one["project"], one["state"]) for one in listed] == [(str(running.project), "gone")]
 
     def test_an_idle_daemon_leaves(self, home: Home) -> None:
         home.max("daemon", "start", "--idle-stop", "1s")
-        until(lambda: not home.processes())
+        wait_until(lambda: not home.processes())
         assert "ending: it was idle for 1 s" in home.log()
 
     def test_sighup_opens_the_log_again(self, running: Home) -> None:
         log = running.folder() / "daemon.log"
         log.rename(log.with_name("moved"))
         os.kill(running.pid(), signal.SIGHUP)
-        until(log.exists)
-        until(lambda: "the log was opened again" in running.log())
+        wait_until(log.exists)
+        wait_until(lambda: "the log was opened again" in running.log())
         assert log.stat().st_mode & 0o777 == 0o600
         pid = running.pid()
         assert {os.readlink(f"/proc/{pid}/fd/{n}") for n in (1, 2)} == {str(log)}  # noqa: PTH115
@@ -350,7 +351,7 @@ class TestWhileItSyncs:
     def daemon(self, home: Home, serving: Serving) -> Iterator[subprocess.Popen[str]]:
         """A daemon in the foreground."""
         with home.begin("daemon", "run") as process:
-            until(lambda: greeting_of(home))
+            wait_until(lambda: greeting_of(home))
             yield process
             process.kill()
 
@@ -359,7 +360,7 @@ class TestWhileItSyncs:
         """Ask for a sync, do something when its first requests are under way; how the call ended."""
         async with Client.at(home.socket()) as client:
             ended: asyncio.Future[object] = asyncio.ensure_future(client.sync("acme:default").result())
-            await in_thread(lambda: until(lambda: ended.done() or serving.gate.is_full.is_set()))
+            await in_thread(lambda: wait_until(lambda: ended.done() or serving.gate.is_full.is_set()))
             await in_thread(then)
             with pytest.raises(MaxError) as raised:
                 await ended
@@ -376,12 +377,12 @@ class TestWhileItSyncs:
     ) -> None:
         error = asyncio.run(self.syncing(home, serving, daemon.terminate))
         assert isinstance(error, DaemonStopping)
-        until(home.is_asked_to_pause)
+        wait_until(home.is_asked_to_pause)
         serving.open()
         _, err = daemon.communicate(timeout=PATIENCE)
         assert daemon.returncode == 0, err
         assert home.json("runs")["data"][0]["status"] == "paused"
-        until(lambda: not home.processes())
+        wait_until(lambda: not home.processes())
         self.completed(home)
 
     def test_a_restart_goes_on_with_the_sync(
@@ -389,12 +390,12 @@ class TestWhileItSyncs:
     ) -> None:
         def restart() -> None:
             with home.begin("daemon", "restart") as restarting:
-                until(lambda: not home.socket().exists())
+                wait_until(lambda: not home.socket().exists())
                 serving.open()
                 restarting.communicate(timeout=PATIENCE)
 
         asyncio.run(self.syncing(home, serving, restart))
-        until(lambda: home.json("runs")["data"][0]["status"] == "completed")
+        wait_until(lambda: home.json("runs")["data"][0]["status"] == "completed")
         assert len(home.json("runs")["data"]) == 1
         assert home.json("count", "acme", "AcmeTask")["count"] == 2 * 20 * 3
 
@@ -427,7 +428,7 @@ class TestWhileItSyncs:
         daemon.terminate()
         _, err = daemon.communicate(timeout=PATIENCE)
         assert (daemon.returncode, "left at once: a second SIGTERM" in err) == (143, True)
-        until(lambda: not home.processes())
+        wait_until(lambda: not home.processes())
         serving.open()
         self.completed(home)
 
@@ -436,6 +437,6 @@ class TestWhileItSyncs:
     ) -> None:
         error = asyncio.run(self.syncing(home, serving, daemon.kill))
         assert isinstance(error, ConnectionLost)
-        until(lambda: not home.processes())
+        wait_until(lambda: not home.processes())
         serving.open()
         self.completed(home)

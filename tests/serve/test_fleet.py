@@ -17,8 +17,9 @@ from max.projects.database import ProjectDatabase
 from max.storage.postgres import PostgresDatabase
 from tests.command_line import Cli, running
 from tests.contract.places import drop_project
-from tests.fleets import Fleet, Sources, Worker, fleet, wait_until
+from tests.fleets import Fleet, Sources, Worker, fleet
 from tests.postgres_server import new_schema, server, shared_url
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.postgres
 NAMES = [f"n{number}" for number in range(6)]

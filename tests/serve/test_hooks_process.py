@@ -13,8 +13,9 @@ import httpx2
 import pytest
 
 from max import Project
-from tests.daemons import Home, homed, until
+from tests.daemons import Home, homed
 from tests.hooked import KEY, signed
+from tests.waiting import wait_until
 
 # Its service is a folder: ``cards`` has what it serves, ``asked`` a line for each request, and nothing is
 # answered while there is a file ``hold``.  ``read`` has the processes that read hooks.
@@ -127,7 +128,7 @@ def test_a_hook_is_read_and_its_row_fetched_in_the_process_of_the_installation(b
     board.change(one="a", two="news")
     answer = board.send({"note": "two"})
     assert (answer.status_code, answer.json()) == (200, {"state": "stored"}), board.home.log()
-    until(lambda: board.note("two") == "news")
+    wait_until(lambda: board.note("two") == "news")
     assert [what for _, what in board.lines("asked")] == ["note two"]
     readers = {pid for file in ("read", "asked") for pid, _ in board.lines(file)}
     assert len(readers) == 1
@@ -160,10 +161,10 @@ def test_a_hook_that_was_answered_outlives_a_daemon_that_is_killed_at_once(board
     for pid in board.home.processes():
         os.kill(pid, signal.SIGKILL)
     assert (answer.status_code, answer.json()) == (200, {"state": "stored"}), board.home.log()
-    until(lambda: not board.home.processes())
+    wait_until(lambda: not board.home.processes())
     assert board.waits()
     board.change(one="after the kill")
     (board.place / "hold").unlink()
     board.start()
-    until(lambda: board.note("one") == "after the kill")
-    until(lambda: not board.waits())
+    wait_until(lambda: board.note("one") == "after the kill")
+    wait_until(lambda: not board.waits())

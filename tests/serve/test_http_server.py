@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 
 from max.errors import MissingExtra, ProjectError
 from max.serve.http_server import ConnectionBounds, HttpServer, Message, Receive, Scope, Send
+from tests.waiting import until
 
 QUICK = ConnectionBounds(
     connections=4, target=200, head=1_000, head_time=0.3, idle=0.3, read_time=0.3, write_time=0.3, drain=0.3
 )
+
 GET = b"GET /echo HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
@@ -140,15 +142,6 @@ def run(work: Callable[[HttpServer, Echo], Awaitable[Any]], bounds: ConnectionBo
 def statuses(answer: bytes) -> list[int]:
     """The status of each answer in some bytes; no app here writes such a line into a body."""
     return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d+) ", answer)]
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """Wait for something that will be so."""
-    for _ in range(48_000):
-        if holds():
-            return
-        await asyncio.sleep(0.005)
-    raise AssertionError("it never became so")
 
 
 def error_of(answer: bytes) -> Any:

@@ -27,6 +27,7 @@ from max.serve.remote_runtime import RemoteRuntime, isolated
 from max.serve.supervisor import Supervisor
 from max.storage.event_log import events_after
 from tests.database_files import data_file, reader
+from tests.waiting import until
 
 SECRET = "t0p-s3cr3t"
 WILD = Path(__file__).parents[1] / "max_wild.py"
@@ -88,12 +89,6 @@ def run(
             await scenario(project)
 
     asyncio.run(bounded())
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait until something is so; the test as a whole has a bound."""
-    while not condition():  # noqa: ASYNC110 - it happens in another process
-        await asyncio.sleep(0.01)
 
 
 async def completed(runtime: Runtime, options: SyncOptions | None = None) -> SyncResult:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from max.serve.methods import METHODS, Methods
 from max.serve.protocol import Bounds
 from max.serve.socket import SocketServer
 from max.serve.streams import CallCancelled, End, Stream
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 MORE = "x" * 1_000_000  # an event that no buffer of a socket holds
@@ -80,13 +81,6 @@ async def served(methods: Methods, bounds: Bounds | None = None) -> AsyncIterato
     finally:
         await server.stop()
         rmtree(folder)
-
-
-async def until(holds: Callable[[], object]) -> None:
-    """Wait until something holds."""
-    async with asyncio.timeout(240):
-        while not holds():  # noqa: ASYNC110 - what is waited for has no event
-            await asyncio.sleep(0.001)
 
 
 class TestBounds:

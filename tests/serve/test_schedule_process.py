@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.daemons import ROOT, Home, homed, until
+from tests.daemons import ROOT, Home, homed
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def pages(home: Home) -> list[str]:
 
 def test_a_daemon_follows_a_schedule_that_a_command_makes(home: Home) -> None:
     home.max("schedule", "flaky", "--every", "15m", "--jitter", "0")
-    until(lambda: ended(home) == [("completed", "default")])
+    wait_until(lambda: ended(home) == [("completed", "default")])
     assert home.err == ""  # a daemon runs
     status = home.json("status")["data"][0]["schedules"][0]
     assert (status["state"], status["lastSkipped"]) == ("later", None)
@@ -53,39 +54,39 @@ def test_a_daemon_follows_a_schedule_that_a_command_makes(home: Home) -> None:
 def test_a_daemon_that_was_killed_in_the_middle_of_a_scheduled_sync_goes_on_with_it(home: Home) -> None:
     (home.project / "service" / "hold").touch()
     home.max("schedule", "flaky", "--every", "15m", "--jitter", "0")
-    until(lambda: "1" in pages(home))
+    wait_until(lambda: "1" in pages(home))
     pid = home.pid()
     os.kill(pid, signal.SIGKILL)
-    until(lambda: pid not in home.processes())
-    until(lambda: ended(home) == [("interrupted", "default")])
+    wait_until(lambda: pid not in home.processes())
+    wait_until(lambda: ended(home) == [("interrupted", "default")])
     (home.project / "service" / "hold").unlink()
     home.max("daemon", "start")
-    until(lambda: ended(home) == [("completed", "default")])
+    wait_until(lambda: ended(home) == [("completed", "default")])
     assert pages(home).count("0") == 1  # what was stored is not fetched again
 
 
 def test_a_restart_pauses_a_scheduled_sync_and_goes_on_with_it(home: Home) -> None:
     (home.project / "service" / "hold").touch()
     home.max("schedule", "flaky", "--every", "15m", "--jitter", "0")
-    until(lambda: "1" in pages(home))
+    wait_until(lambda: "1" in pages(home))
     stopping = home.begin("daemon", "stop")
-    until(home.is_asked_to_pause)
+    wait_until(home.is_asked_to_pause)
     (home.project / "service" / "hold").unlink()
     stopping.communicate()
     assert ended(home) in ([("paused", "default")], [("interrupted", "default")])
     home.max("daemon", "start")
-    until(lambda: ended(home) == [("completed", "default")])
+    wait_until(lambda: ended(home) == [("completed", "default")])
     assert pages(home).count("0") == 1
 
 
 def test_a_command_goes_before_the_daemons_scheduled_sync(home: Home) -> None:
     (home.project / "service" / "hold").touch()
     home.max("schedule", "flaky", "--every", "15m", "--jitter", "0")
-    until(lambda: "1" in pages(home))
+    wait_until(lambda: "1" in pages(home))
     process = home.begin("sync", "flaky", "--full")
     assert process.stderr is not None
     assert process.stderr.readline().startswith("waiting for the scheduled sync ")
-    until(lambda: ("cancelled", "default") in ended(home))
+    wait_until(lambda: ("cancelled", "default") in ended(home))
     (home.project / "service" / "hold").unlink()
     out, err = process.communicate()
     assert process.returncode == 0, out + err

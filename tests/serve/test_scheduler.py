@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from shutil import copy
@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from max import Project, Scheduler, ScheduleStatus, SyncOptions
 from max.model.tasks import Status, SyncRun
 from max.projects.audit import audit_rows
-from tests.daemons import PATIENCE, ROOT
+from tests.daemons import ROOT
 from tests.database_files import data_file
+from tests.waiting import PATIENCE, until
 
 LOOK = 0.05  # seconds
 FULL = SyncOptions(full=True)
@@ -88,12 +89,6 @@ class World:
             return []
         with project.read(info) as reader:
             return reader.runs(100)[::-1]
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while not condition():  # noqa: ASYNC110 - of other threads and processes
-            await asyncio.sleep(0.01)
 
 
 async def settled(project: Project, scheduler: Scheduler) -> None:

@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from max.serve.service_manager import Notifier, quoted, service_of, systemd_unit, take_notifier
-from tests.daemons import PATIENCE, Home, homed, until
+from tests.daemons import Home, homed
+from tests.waiting import PATIENCE, wait_until
 
 NOTIFYING = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 ODD = '/home/ada/50% "off"/back\\slash/$HOME/ünï/two  spaces'
@@ -132,7 +133,7 @@ class TestInstalling:
         settings = [read_back(line.partition("=")[2]) for line in unit if line.startswith("Environment=")]
         environment = {"PATH": "/usr/bin:/bin", **dict(one.split("=", 1) for one in settings)}
         with subprocess.Popen(words, env=environment, cwd="/", stderr=subprocess.PIPE) as process:
-            until(lambda: (home.home / "daemons").exists() and home.socket().exists())
+            wait_until(lambda: (home.home / "daemons").exists() and home.socket().exists())
             process.terminate()
             process.communicate(timeout=PATIENCE)
         assert process.returncode == 0
