@@ -14,8 +14,8 @@ from max.connecting import Entity, Field, Many, Page, Ref, Schema
 from max.core import Engine
 from max.errors import FieldNotLoaded, UsageError
 from max.model.columns import encode_one, id_lists
-from max.model.delivery import Delivery
-from max.model.entities import find_field
+from max.model.delivery import DeletionScope, Delivery
+from max.model.entities import ManyOf, find_field
 from max.model.query import Query
 from max.storage.sqlite import MEMORY
 from tests.contract.places import Store, place, using
@@ -269,3 +269,67 @@ def test_lists_of_ids_are_stored_by_column_as_one_by_one(column: list[list[str]]
     assert stored is None or stored == [encode_one(holds, one) for one in column]
     plain = [[f"id-{len(one)}"] for one in column]
     assert not column or id_lists(plain) == [f'["id-{len(one)}"]' for one in column]
+
+
+# -- with what goes
+
+
+class Player(Entity):
+    """Whom squads list, and whom matches name."""
+
+    name: Field[str] = Field("the name")
+
+
+class Match(Entity):
+    """A match, which names its players."""
+
+    players: Many[Player] = Many("who plays", inline="players")
+
+
+class Squad(Entity):
+    """A squad, whose players are listed."""
+
+    players: Many[Player] = Many("who belongs to it")
+
+
+class League(Entity):
+    """A league of squads."""
+
+    squads: Many[Squad] = Many("its squads")
+    matches: Many[Match] = Many("its matches")
+
+
+def test_a_parent_stays_with_a_member_that_may_be_elsewhere_though_as_many_others_go(place: str) -> None:
+    """The squad a goes, and one that only the match named; one who left b in the second look may be elsewhere."""
+    collections = ("League.squads", "League.matches", "Squad.players")
+    all_matches: ManyOf[Any, Any] = League.matches
+    a, b, league = Squad("a"), Squad("b"), League.ref("1")
+
+    async def body(store: Store) -> tuple[dict[str, tuple[int, int]], ...]:
+        async def look(at: float, squads: list[Squad], matches: list[Match], *of_b: Player) -> None:
+            await store.page(league, League.squads, *squads, at=at)
+            await store.page(league, all_matches, *matches, at=at)
+            await store.page(b.ref("b"), Squad.players, *of_b, at=at)
+
+        async def found(since: float, look: float) -> dict[str, tuple[int, int]]:
+            scope = DeletionScope(collections, (), since, look)
+            return {
+                one.entity: (one.missing, one.proven) for one in await store.meta.deletion_candidates(scope)
+            }
+
+        mover, named = Player("mover", name="x"), Player("named", name="y")
+        await store.engine.store(League("1"))
+        await look(10.0, [a, b], [Match("1", players=[named])], mover)
+        await store.page(a.ref("a"), Squad.players, mover, at=10.0)
+        await look(20.0, [b], [], mover)
+        database = store.engine._database  # type: ignore[attr-defined]  # the store's own
+        await database.transact(store.meta.prepare_look(DeletionScope(collections, (), 15.0, 40.0)))
+        await look(50.0, [b], [])
+        first = await found(15.0, 40.0)
+        await database.transact(store.meta.prepare_look(DeletionScope(collections, (), 60.0, 80.0)))
+        await look(90.0, [b], [])
+        return first, await found(60.0, 80.0)
+
+    first, second = using(place, body, Schema([League, Squad, Match, Player], roots=[League]))
+    assert first == {"Squad": (1, 0), "Match": (1, 0), "Player": (2, 0)}
+    assert second == {"Squad": (1, 1), "Match": (1, 1), "Player": (2, 2)}
