@@ -300,7 +300,7 @@ class League(Entity):
 
 
 def test_a_parent_stays_with_a_member_that_may_be_elsewhere_though_as_many_others_go(place: str) -> None:
-    """The squad a goes, and one that only the match named; one who left b in the second look may be elsewhere."""
+    """The squad a goes, and who only the match named; who left b in the second look may be elsewhere."""
     collections = ("League.squads", "League.matches", "Squad.players")
     all_matches: ManyOf[Any, Any] = League.matches
     a, b, league = Squad("a"), Squad("b"), League.ref("1")
