@@ -507,6 +507,9 @@ class SyncMeta(Protocol):
     async def feed_state(self, root: Ref[Any], feed: str) -> ListingState:
         """What is known of a feed."""
 
+    async def feed_begun(self, feed: str) -> float | None:
+        """When a feed last started over for any of its roots; None when it was never read to its end."""
+
     async def unlisted_ids(
         self,
         collection: ManyOf[Any, Any],

@@ -37,6 +37,7 @@ from .model.schema import Schema
 from .model.settings import DEFAULTS, Settings
 from .model.values import Json
 from .storage.database import Connection, Database
+from .storage.deletion_evidence import feed_times
 from .storage.removals import MEMBERS_BY_CHILD
 from .storage.table_writer import TableWriter
 from .storage.tables import with_account_fields
@@ -287,6 +288,10 @@ class SqliteSyncMeta(SyncMeta):
     async def feed_state(self, root: Ref[Any], feed: str) -> ListingState:
         """What is remembered of a feed."""
         return await self._database.read(lambda c: self._tables.membership.feed_state(c, root, feed))
+
+    async def feed_begun(self, feed: str) -> float | None:
+        """When a feed last started over."""
+        return await self._database.read(lambda c: feed_times(c, feed)[0])
 
     async def prepare(self, source: str, *, now: float, resumes: bool = False) -> float:
         """Before a sync, forget what it may not rely on."""

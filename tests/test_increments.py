@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from max.connector import Connector
+from max.core import Store
 from max.engine import SqliteEngine, SqliteSyncMeta
+from max.errors import SyncTokenRefused
 from max.execution import SyncContext, SyncExecutor
 from max.model.delivery import ListingState
 from max.model.entities import Entity, Field, Many, ManyOf, Ref
@@ -23,11 +25,12 @@ from max.storage.sqlite import MEMORY
 from max.storage.task_store import SqliteTaskStore
 from max.sync.context import MOMENT
 from max.sync.pagination import PageTracker, first_position
+from max.testing import FakeClock, runtime
 from max.upstream.operations import Limits, OperationRunner
-from tests.sample import sample
+from tests.sample import SampleConfig, sample
 from tests.scenes import PatientDatabase, run
 from tests.upstream_model import EPOCH, KINDS, ROOT, Group, Item, Root
-from tests.upstream_world import RIGHT, Event, Request, Sync, World, play
+from tests.upstream_world import ALLOWED, RIGHT, Event, Request, Sync, World, play
 from tests.virtual_time import now
 
 LOOSE, GROUPS = repr(Group.loose), repr(Root.groups)
@@ -415,6 +418,112 @@ def test_a_feed_without_a_new_sync_token_fails() -> None:
     (_, _), (_, result), (again, _) = library.sync(lost, library.answers.clear)
     assert (result.status, "new position" in result.failures[0].message) == (Status.FAILED, True)
     assert again == ["changes"]
+
+
+class Wiki(Entity):
+    """The root of some books."""
+
+    books: Many[Book] = Many()
+
+
+class Book(Entity):
+    """A book of articles."""
+
+    name: Field[str] = Field()
+    articles: Many[Article] = Many(by=lambda: Article.book)
+
+
+class Article(Entity):
+    """An article, in a book or in none."""
+
+    title: Field[str] = Field()
+    book: Field[Ref[Book] | None] = Field()
+
+
+class Wikis:
+    """Two wikis of a book each, in which a feed says what has changed; it may forget its sync tokens."""
+
+    def __init__(self) -> None:
+        self.articles: dict[str, dict[str, tuple[str, bool]]] = {"v": {"1": ("old", True)}, "w": {}}
+        self.changed: dict[str, list[str]] = {"v": [], "w": []}
+        self.lost: set[str] = set()
+
+    def connector(self) -> Connector[Any, Any]:
+        """Lists of books and articles, and a feed that both wikis follow."""
+
+        def article(wiki: str, id: str) -> Article:
+            title, in_book = self.articles[wiki][id]
+            return Article(id, title=title, book=Book.ref(wiki) if in_book else None)
+
+        @Loader.collection(Wiki.books, brings=[Book.name])
+        async def books(parent: Ref[Wiki], request: PageRequest, env: Any) -> Page[Book]:
+            return Page([Book(parent.id, name="a book")])
+
+        @Loader.collection(Book.articles, brings=[Article.title, Article.book])
+        async def articles(parent: Ref[Book], request: PageRequest, env: Any) -> Page[Article]:
+            there = self.articles[parent.id]
+            return Page([article(parent.id, id) for id, (_, in_book) in there.items() if in_book])
+
+        @Loader.feed(Wiki, brings=[Article.title, Article.book], covers=[Book.articles])
+        async def changes(root: Ref[Wiki], request: PageRequest, env: Any) -> Page[Entity]:
+            if request.sync_token is None:
+                return Page([], sync_token="0")
+            if root.id in self.lost:
+                self.lost.discard(root.id)
+                raise SyncTokenRefused("it is too old")
+            changed, self.changed[root.id] = self.changed[root.id], []
+            return Page([article(root.id, id) for id in changed], sync_token=f"{request.sync_token}1")
+
+        async def seed(context: Any, store: Store) -> SyncPlan:
+            await store.store(Wiki("v"), Wiki("w"))
+            roots = [Step.for_root(Wiki.ref(id)) for id in "vw"]
+            steps = [root.follow("changes") for root in roots]
+            steps += [root.load_collection(Wiki.books) for root in roots]
+            return SyncPlan([*steps, Step.for_all(Book).load_collection(Book.articles)])
+
+        loaders = [books, articles, changes]
+        return sample(schema=Schema([Wiki, Book, Article], roots=[Wiki]), loaders=loaders, seeder=seed)
+
+    def sync(self, *before: Callable[[], object]) -> list[tuple[SyncResult, set[str]]]:
+        """The result of each sync and the titles that are visible after it; the first is before any event."""
+        results = []
+
+        async def main() -> None:
+            async with runtime(self.connector(), SampleConfig()) as copy:
+                for happens in (lambda: None, *before):
+                    happens()
+                    result = await (await copy.sync(ALLOWED)).completion()
+                    articles = await copy.engine.query(Article).all()
+                    results.append((result, {one.title for one in articles}))
+
+        FakeClock().run(main())
+        return results
+
+
+@pytest.mark.parametrize("wiki", ["v", "w"])
+def test_what_a_feed_covers_is_listed_again_for_whichever_root_it_starts_over(wiki: str) -> None:
+    wikis = Wikis()
+
+    def unseen() -> None:
+        wikis.lost.add(wiki)
+        wikis.articles[wiki]["2"] = ("created while the token was too old", True)
+
+    (_, first), (_, second) = wikis.sync(unseen)
+    assert second - first == {"created while the token was too old"}
+
+
+def test_a_row_in_no_listing_goes_when_a_feed_has_started_over_for_every_root() -> None:
+    wikis = Wikis()
+
+    def named() -> None:
+        wikis.articles["v"]["2"], wikis.changed["v"] = ("in no book", False), ["2"]
+
+    def unseen() -> None:
+        del wikis.articles["v"]["2"]
+        wikis.lost |= {"v", "w"}
+
+    (_, _), (_, second), (result, third) = wikis.sync(named, unseen)
+    assert (second, third, result.removed) == ({"old", "in no book"}, {"old"}, 1)
 
 
 # -- overlap -------------------------------------------------------------------------------------

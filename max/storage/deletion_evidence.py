@@ -17,7 +17,8 @@ from .database import FALSE, Connection
 from .rows import NEVER, TableMapping
 
 if TYPE_CHECKING:
-    from ..model.loaders import Resolver
+    from ..model.entities import Entity
+    from ..model.loaders import Loader, Resolver
 
 POSSIBLE_LISTINGS = """
     SELECT l.id, CASE WHEN {in_part} THEN coalesce(l.listed_at, 0)
@@ -93,6 +94,14 @@ class EvidenceReader:
             return Evidence(1, covered, *possible[0])
         return Evidence(len(possible), covered, None, -math.inf)
 
+    def feeds_begun(self, connection: Connection, entity: type[Entity]) -> float:
+        """Since when the feeds that bring an entity were followed for all of their roots."""
+        names = [one.name for one in self._resolver.loaders if one.kind == "feed" and _brings(one, entity)]
+        sql = "SELECT min(begun_at) FROM _max_feed_state WHERE feed IN {set:names}"
+        values = {"names": connection.dialect.array(names)}
+        (begun,) = connection.execute(connection.dialect.sql(sql), values).fetchone()
+        return math.inf if begun is None else begun
+
     def _is_unreadable(self, connection: Connection, many: ManyOf[Any, Any]) -> bool:
         """Whether a parent came as an invalid row, so that what is in its collection is unknown."""
         values = {"entity": many.parent.__name__, "inline": many.inline is not None}
@@ -124,9 +133,19 @@ class EvidenceReader:
         feed = self._resolver.feed_covering(many)
         if feed is None or feed.name not in scope.feeds:
             return math.inf, -math.inf
-        sql = "SELECT max(begun_at), min(read_at) FROM _max_feed_state WHERE feed = ?"
-        begun, read = connection.execute(sql, (feed.name,)).fetchone()
-        return (math.inf, -math.inf) if begun is None else (begun, read)
+        begun, read = feed_times(connection, feed.name)
+        return (math.inf, -math.inf) if begun is None or read is None else (begun, read)
+
+
+def _brings(loader: Loader[Any], entity: type[Entity]) -> bool:
+    return any(field.entity.__name__ == entity.__name__ for field in loader.brings)
+
+
+def feed_times(connection: Connection, feed: str) -> tuple[float | None, float | None]:
+    """When a feed last began, for any of its roots, and since when it was read for all; None when never."""
+    sql = "SELECT max(begun_at), min(read_at) FROM _max_feed_state WHERE feed = ?"
+    begun, read = connection.execute(sql, (feed,)).fetchone()
+    return begun, read
 
 
 def _seen_unmoved(mapping: TableMapping[Any], many: ManyOf[Any, Any]) -> tuple[str, str]:

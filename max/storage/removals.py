@@ -159,7 +159,8 @@ BROUGHT_SINCE = """(
 MARK_UNLISTED = f"""
     INSERT INTO _max_missing (entity, row, missing_since, brought_at)
     SELECT :entity, _row, :at, CASE WHEN :whole THEN {BROUGHT_SINCE} ELSE :at END FROM {{table}} AS t
-     WHERE _removed_at IS NULL AND (:whole OR _id IN {{set:ids}}) AND NOT EXISTS (
+     WHERE _removed_at IS NULL AND (:whole OR _id IN {{set:ids}})
+       AND (:earliest >= :at OR {BROUGHT_SINCE.replace(":at", ":earliest")} IS NULL) AND NOT EXISTS (
         SELECT 1 FROM _max_membership AS k CROSS JOIN _max_listing AS l
          WHERE k.child = t._row AND l.id = k.listing AND l.collection IN {{set:collections}})
     ON CONFLICT DO NOTHING
@@ -387,7 +388,8 @@ class Removals(RenameOwner):
     ) -> None:
         """Rows in no listing are missing: those that came at ``at``, or all, as when a feed starts over then.
 
-        What a response has brought since then exists all the same.
+        What a response has brought since then exists all the same.  Where several roots follow the feeds
+        that bring the entity, the others speak for what came since the earliest of them began.
         """
         some = connection.execute(mapping.sql("SELECT 1 FROM {table} LIMIT 1")).fetchone()
         if some and self.schema.collections_of(mapping.entity):
@@ -396,6 +398,7 @@ class Removals(RenameOwner):
                 "entity": mapping.entity.__name__,
                 "collections": self._names(connection, mapping.entity),
                 "at": at,
+                "earliest": self._evidence.feeds_begun(connection, mapping.entity) if groups is None else at,
                 "whole": groups is None,
                 "ids": connection.dialect.array(id for rows in groups or () for id in rows.ids),
             }

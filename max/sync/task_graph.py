@@ -91,11 +91,9 @@ class _GraphBuilder:
         self._named = named_fields(options.only, resolver)
         self._bringing: dict[str, list[str]] = {}  # by entity, the tasks of the steps until here
         self._new: list[tuple[str, str]] = []
-        self._feeds: dict[str, FeedRoot] = {
-            step.names[0]: (step.entity, step.id or "", step.names[0])
-            for step in self._steps
-            if step.operation == "follow"
-        }
+        self._feeds: list[FeedRoot] = [  # several roots may follow one feed
+            (step.entity, step.id or "", step.names[0]) for step in self._steps if step.operation == "follow"
+        ]
 
     def step(self, step: Step) -> list[NewTask]:
         """The tasks of one step, each with what it needs."""
@@ -182,8 +180,9 @@ class _GraphBuilder:
             for step in self._steps
             if step.operation == "load_collection" and step.matching is None
         }
-        feeds = tuple(self._feeds.values())
-        return RemoveTask(tuple(sorted(collections)), feeds, self._now, self._options.allow_removals)
+        return RemoveTask(
+            tuple(sorted(collections)), tuple(self._feeds), self._now, self._options.allow_removals
+        )
 
     # freshness
 
@@ -199,10 +198,10 @@ class _GraphBuilder:
         return now - max(ttl or 0.0, options.if_stale or 0.0)
 
     def _covering(self, *what: ManyOf[Any, Any] | FieldOf[Any, Any]) -> FeedRoot | None:
-        """The feed that the plan follows and that covers all of these, if there is one."""
+        """The feed that the plan follows and that covers all of these, with one of its roots; None."""
         feeds = {self._resolver.feed_covering(one) for one in what}
         feed = feeds.pop() if len(feeds) == 1 and not self._options.full else None
-        return None if feed is None else self._feeds.get(feed.name)
+        return next((one for one in self._feeds if feed is not None and one[2] == feed.name), None)
 
     # fields
 

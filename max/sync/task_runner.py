@@ -202,12 +202,10 @@ class TaskRunner:
         return True
 
     async def _too_old(self, since: float, covered_by: FeedRoot | None) -> float:
-        """The time before which a request is too old."""
+        """The time before which a request is too old: of what a feed covers, when it last started over."""
         if covered_by is None:
             return since
-        entity, id, feed = covered_by
-        root = self._declared.entity(entity).ref(id)
-        begun = (await self._meta.feed_state(root, feed)).full_at
+        begun = await self._meta.feed_begun(covered_by[2])
         return since if begun is None else min(since, begun)
 
     # fan-out
@@ -523,17 +521,16 @@ class TaskRunner:
         entity, _, name = spec.left[0].partition(".")
         many: ManyOf[Any, Any] = ManyOf(self._declared.entity(entity), name)
         feed, since = self._resolver.feed_covering(many), spec.looks[-1]
-        root = next((one for one in spec.feeds if feed is not None and one[2] == feed.name), None)
+        roots = [one for one in spec.feeds if feed is not None and one[2] == feed.name]
         children: list[TaskSpec] = []
         if self._resolver.is_listed(many):
             known = repr(many) not in spec.collections  # a place that was never listed holds nothing
             look = ExpandTask(entity, "load_collection", (name,), since, recheck=True, known=known)
-            children.append(look.replace(covered_by=root))
+            children.append(look.replace(covered_by=next(iter(roots), None)))
         elif many.inline and not self._resolver.collections_bringing(many.field):
             home = self._resolver.loader_for(many.field)  # else the rows come with a feed, or the seeder
             children += [ExpandTask(entity, "load_fields", (name,), since, home.name)] if home else []
-        if root is not None:
-            children.append(FollowTask(root[0], root[2], root[1], since))
+        children += [FollowTask(entity, name, id, since) for entity, id, name in roots]
         spec = spec.replace(left=spec.left[1:])
         state = State.AWAITING_CHILDREN
         tasks = [NewTask(one) for one in children]

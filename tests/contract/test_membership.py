@@ -401,10 +401,16 @@ class Fed:
         self.meta = SqliteSyncMeta(database, self.engine)
 
     async def read_feed(
-        self, *posts: Post, at: float, last: bool = True, initial: bool = False, began: float | None = None
+        self,
+        *posts: Post,
+        at: float,
+        last: bool = True,
+        initial: bool = False,
+        began: float | None = None,
+        root: Ref[Team] = A,
     ) -> None:
         """Store a page of the feed."""
-        changes = FeedPage(A, "posts_feed", last, f"token {at}", began or at, initial)
+        changes = FeedPage(root, "posts_feed", last, f"token {at}", began or at, initial)
         await self._database.transact(self.engine.prepare_write(Delivery(posts, at, changes=changes)))
 
     async def list(self, team: Ref[Team], *posts: Post, at: float) -> None:
@@ -541,6 +547,21 @@ def test_a_page_that_is_read_again_does_not_bring_the_rows_that_it_had() -> None
         await fed.list(A, post("2", A), at=40.0)
         await fed.read_feed(at=30.0, initial=True)
         assert await fed.missing() == 1
+
+
+def test_a_feed_that_starts_over_for_one_root_does_not_speak_for_another() -> None:
+    @following
+    async def _(fed: Fed) -> None:
+        await fed.read_feed(at=5.0, initial=True)
+        await fed.store(post("before", None), at=7.0)
+        await fed.read_feed(at=10.0, initial=True, root=B)
+        await fed.read_feed(post("since", None), at=20.0, root=B)
+        await fed.read_feed(at=30.0, initial=True)
+        (found,) = await fed.meta.deletion_candidates(DeletionScope(WHOLE, ["posts_feed"], 40.0))
+        assert found.to_ask == ["before"]
+        assert await fed.meta.feed_begun("posts_feed") == 30.0
+        await fed.read_feed(at=50.0, initial=True, root=B)
+        assert await fed.missing() == 2
 
 
 def test_what_a_feed_that_starts_over_names_is_not_missing() -> None:
