@@ -73,6 +73,7 @@ from max.testing import credentials_for
 from max.upstream.credentials import MemoryCredentials
 from max.upstream.operations import Limits, OperationRunner
 from tests import virtual_time
+from tests.waiting import PATIENCE
 
 V = TypeVar("V")
 ROOT = Path(__file__).parents[2]
@@ -792,7 +793,7 @@ def test_serve_prints_its_address_and_ends_cleanly(number: signal.Signals) -> No
         assert where.keys() == {"url", "token"}
         assert asyncio.run(count(where)) == 7
         process.send_signal(number)
-        assert process.wait(10) == 0
+        assert process.wait(PATIENCE) == 0
 
 
 @pytest.mark.parametrize(
