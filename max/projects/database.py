@@ -631,10 +631,11 @@ def _now(connection: Connection, info: InstallationInfo) -> StoredInstallation:
 
 
 def _info(one: StoredInstallation) -> InstallationInfo:
-    """An installation from its row; ProjectError when its settings are no settings of this Max."""
-    for wrong in invalid_settings(one.settings):
+    """An installation from its row; ProjectError when that makes no sense to this Max."""
+    wrong = one.problem or next((f"settings.{bad}" for bad in invalid_settings(one.settings)), "")
+    if wrong:
         raise ProjectError(
-            f"{one}: its row in the table installation cannot be used: settings.{wrong}",
+            f"{one}: its row in the table installation cannot be used: {wrong}",
             hint=f"correct it, or: max disconnect {one}",
         )
     settings = read_settings(dict(one.settings))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from ..errors import ProjectError
@@ -69,7 +70,10 @@ IS_HELD = """
 
 
 class StoredInstallation(NamedTuple):
-    """The row of an installation; ``version`` grows with each change of it or of its secrets."""
+    """The row of an installation; ``version`` grows with each change of it or of its secrets.
+
+    ``problem`` says what of it makes no sense, and is empty here.
+    """
 
     id: str
     connector: str
@@ -80,6 +84,7 @@ class StoredInstallation(NamedTuple):
     connected_at: float
     destination: str | None
     version: int
+    problem: str = ""
 
     def __str__(self) -> str:
         return f"{self.connector}:{self.name}"
@@ -137,13 +142,24 @@ def named(connection: Connection, connector: str, name: str) -> StoredInstallati
 
 def _read(row: Sequence[object]) -> StoredInstallation:
     id, connector, name, place, config, settings, at, destination, version = row
-    with decoding("configuration of an installation"):
+    known = {"config": _object(config), "settings": _object(settings)}
+    wrong = [f"{name}: expected an object" for name, one in known.items() if one is None]
+    with decoding("row of an installation"):
         return StoredInstallation(
             *(str(id), str(connector), str(name), str(place)),
-            *(json.loads(str(config)), json.loads(str(settings)), float(str(at))),
+            *(known["config"] or {}, known["settings"] or {}, float(str(at))),
             None if destination is None else str(destination),
             int(str(version)),
+            "; ".join(wrong),
         )
+
+
+def _object(text: object) -> dict[str, Json] | None:
+    """JSON text as an object; None when it is none."""
+    with suppress(ValueError, RecursionError):
+        found = json.loads(str(text))
+        return found if isinstance(found, dict) else None
+    return None
 
 
 def add(connection: Connection, one: StoredInstallation) -> None:

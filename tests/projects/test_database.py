@@ -135,6 +135,26 @@ class TestInstallations:
         assert project.problems() == []
         assert info.id not in str(rows(url, "SELECT * FROM installation"))
 
+    @pytest.mark.parametrize("column", ["config", "settings"])
+    @pytest.mark.parametrize("value", ["", '{"secret": ', "null", "[[1]]", '"secret"', "1e300"])
+    def test_one_whose_row_makes_no_sense_is_a_problem_can_be_removed_and_is_in_no_others_way(
+        self, project: ProjectDatabase, url: str, column: str, value: str
+    ) -> None:
+        info, other = connect(project), project.add("acme", "other", {}, {}, now=1.0)
+        rows(url, f"UPDATE installation SET {column} = ? WHERE id = ?", value, info.id, write=True)
+        assert project.installations() == [other]
+        (problem,) = project.problems()
+        assert f"row in the table installation cannot be used: {column}" in str(problem)
+        assert column == "settings" or "secret" not in str(problem)
+        for refused in (project.target, lambda name: project.by_id(info.id)):
+            with pytest.raises(ProjectError, match="cannot be used") as refusal:
+                refused("acme:default")
+            assert "max disconnect acme:default" in refusal.value.hint
+        with pytest.raises(ProjectError, match="cannot be used"):
+            project.change_settings(info, history_days=5)
+        project.remove(project.removable("acme:default"), keep_data=False)
+        assert (project.installations(), project.problems()) == ([other], [])
+
     def test_removing_one_removes_its_data_and_its_secrets_unless_the_data_is_kept(
         self, project: ProjectDatabase, url: str
     ) -> None:
