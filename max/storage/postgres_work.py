@@ -32,9 +32,9 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from ..errors import StorageError
+from ..errors import StorageCorrupt, StorageError
 from ..model.values import Json
-from .database import decoding, quoted
+from .database import NONSENSE, quoted
 from .postgres import DIALECT, WAITS, PostgresConnection, connect, translated
 from .postgres_dialect import NOW, is_lost
 from .postgres_pool import Pool
@@ -171,16 +171,26 @@ class Share(NamedTuple):
 class Claim(NamedTuple):
     """A lease that was just given, with what was asked of the installation.
 
-    ``before`` is who had it and did not give it back.  ``failures``: how often in a row the installation's
-    work could not begin.  ``lost``: how many processes in a row have ended during it.
+    ``before`` is who had it and did not give it back.  ``request`` is what was asked, as it is stored.
+    ``failures``: how often in a row the installation's work could not begin.  ``lost``: how many processes in
+    a row have ended during it.
     """
 
     installation: str
     attempt: int
     before: str | None
-    asked: Mapping[str, Json] | None
+    request: str | None
     failures: int
     lost: int
+
+    @property
+    def asked(self) -> Mapping[str, Json] | None:
+        """What was asked, if anything was; StorageCorrupt when that makes no sense."""
+        try:
+            return None if self.request is None else dict(json.loads(self.request))
+        except NONSENSE as error:
+            hint = "ask for it again: max sync NAME --ask"
+            raise StorageCorrupt("the stored request for a sync cannot be read", hint=hint) from error
 
     @property
     def is_suspect(self) -> bool:
@@ -213,12 +223,12 @@ class WorkTable:
         found = self._ask(CLAIM, ([*without], suspects, 1, owner))
         if found and limit > 1:
             found += self._ask(CLAIM, ([*without], False, limit - 1, owner))
-        return [_claim(row) for row in found]
+        return [Claim(*row) for row in found]
 
     def take(self, owner: str, installation: str, *, gone: str = "") -> Claim | None:
         """Take the lease of an installation; None while another process has it, which is not ``gone``."""
         found = self._ask(TAKE, (owner, owner, installation, owner, gone, owner))
-        return _claim(found[0]) if found else None
+        return Claim(*found[0]) if found else None
 
     def leased_by(self, installation: str) -> str | None:
         """Who has the lease of an installation, or had it last without giving it back."""
@@ -265,8 +275,8 @@ class WorkTable:
 
     def begun(self, claim: Claim) -> None:
         """What was asked has begun; until then the next lease tries it again."""
-        if claim.asked is not None:
-            self._ask(BEGUN, (claim.installation, claim.attempt, json.dumps(dict(claim.asked))))
+        if claim.request is not None:
+            self._ask(BEGUN, (claim.installation, claim.attempt, claim.request))
 
     def wake(self, installation: str) -> None:
         """Something of an installation has changed: a worker is to look at it."""
@@ -388,10 +398,3 @@ class Listener:
 def wait_after(failures: int) -> float:
     """Seconds until an installation is tried again whose work could not begin so often in a row."""
     return float(min(FIRST_WAIT * 2 ** min(failures - 1, 20), LONGEST_WAIT))
-
-
-def _claim(row: Sequence[Any]) -> Claim:
-    installation, attempt, before, asked, failures, lost = row
-    with decoding("request for a sync"):
-        wanted = None if asked is None else dict(json.loads(asked))
-        return Claim(installation, attempt, before, wanted, failures, lost)

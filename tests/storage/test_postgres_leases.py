@@ -126,6 +126,28 @@ class TestFindingWork:
         empty.table.give_back("a", claim, next_at=None)
         assert empty.seen(id) == (False, None, None)
 
+    @pytest.mark.parametrize("request_text", ['[{"a": 1', "[[1]]", "null"])
+    def test_a_request_that_makes_no_sense_is_a_problem_of_its_installation_alone(
+        self, empty: Work, request_text: str
+    ) -> None:
+        wrong, other = (empty.project.add("nope", name, {}, {}, now=1.0) for name in ("wrong", "other"))
+        empty.set(f"due = 0, asked = '{request_text}'", wrong.id)
+        empty.table.ask(other.id, {})
+        for claim in empty.table.claim("a", [], 2):
+            empty.table.give_back("a", claim, next_at=0.0)
+
+        async def main() -> None:
+            worker = FleetWorker(Project(empty.project), look=0.01)
+            await worker.start()
+            while not (empty.seen(wrong.id)[1] and empty.seen(other.id)[1]):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            await worker.stop()
+
+        asyncio.run(main())
+        assert "the stored request for a sync cannot be read" in empty.seen(wrong.id)[1]
+        assert "max sync NAME --ask" in empty.seen(wrong.id)[1]
+        assert "unknown connector 'nope'" in empty.seen(other.id)[1]
+
     def test_a_lease_that_another_one_has_cannot_be_given_back(self, empty: Work) -> None:
         (id,) = empty.add("one")
         old = claimed(empty.table, id)
