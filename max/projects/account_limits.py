@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from ..core import in_thread
 from ..errors import StorageError
+from ..storage.database import NONSENSE
 from ..storage.postgres_work import Share, WorkTable
 from ..upstream.operations import Limit
 from ..upstream.shared_limits import Lender, Lent, Loan, lend
@@ -54,7 +56,12 @@ class AccountLimits(Lender):
 
 
 def _loans(text: str) -> list[Loan]:
-    return [Loan(*one) for one in json.loads(text)]
+    """The loans as they are stored; none when they make no sense: a service bounds its calls as well."""
+    with suppress(*NONSENSE):
+        found = [Loan(float(until), int(points), str(id)) for until, points, id in json.loads(text)]
+        if all(math.isfinite(one.until) for one in found):
+            return found
+    return []
 
 
 def _share(loans: Sequence[Loan], limit: Limit, blocked_until: float, now: float) -> Share:

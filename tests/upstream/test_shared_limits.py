@@ -116,6 +116,18 @@ class TestInPostgres:
         asyncio.run(borrow("another", Limit("free")))
         assert names() == {"daily", "free"}
 
+    @pytest.mark.parametrize(
+        "damage", ["x", "", "null", "1", "[[1]]", '{"a": 1}', '[["a", 1, "b"]]', '[[1e999, 1, "b"]]']
+    )
+    def test_loans_that_make_no_sense_are_forgotten(self, project: ProjectDatabase, damage: str) -> None:
+        limit, host = Limit("l", calls=10, per=60.0), AccountLimits(project.work_table(), lambda: "account")
+        asyncio.run(host.borrow(limit, 10, "1", NONE))
+        assert asyncio.run(host.borrow(limit, 1, "2", NONE)).wait > 0
+        with PostgresDatabase(shared_url(), f"l{os.getpid()}").writer() as connection:
+            connection.execute("UPDATE share SET loans = ?", (damage,))
+        assert asyncio.run(host.borrow(limit, 10, "3", NONE)).points == 10
+        assert asyncio.run(host.borrow(limit, 1, "4", NONE)).wait > 0
+
     def test_p34_a_wait_for_which_the_service_asked_one_host_holds_for_the_others(
         self, project: ProjectDatabase
     ) -> None:
