@@ -63,8 +63,8 @@ def migrate(connection: Connection, owner: str, migrations: Sequence[str]) -> No
         if done.get(version, digest) not in (digest, unquoted):
             raise StorageError(
                 f"migration {owner} {version} was changed after it ran",
-                hint="a Max that was never released made these tables: go on with that one, or move the"
-                " file away, and the next sync fetches everything again",
+                hint="a Max that was never released made these tables: go on with that one, or move the file"
+                " away (on a server: rename the schema), and the next sync fetches everything again",
             )
         statements = list(filter(str.strip, connection.dialect.sql(script).split(";")))
         if version in done:

@@ -359,6 +359,23 @@ class TestAFolderThatLeadsThere:
         assert files == [".gitignore", "project.json"]
         assert json.loads((tmp_path / ".max" / "project.json").read_text())["database"] == url
 
+    def test_data_that_makes_no_sense_is_renamed_as_the_error_says_and_fetched_again(
+        self, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        cli: Cli = running(capsys)
+        monkeypatch.chdir(tmp_path)
+        assert cli("init", "--database", url).status == 0
+        assert cli("sync", "acme:default").status == 0
+        schema = f"{url.partition('#')[2]}_acme_default"
+        rows(url, f"UPDATE {schema}._max_sync SET counts = 'x'", write=True)
+        refused = cli("runs", "acme", "--json")
+        assert (refused.status, refused.error["code"]) == (1, "storage.corrupt")
+        assert schema in refused.error["message"]
+        assert "rename the schema) and sync again" in refused.error["hint"]
+        rows(url, f"ALTER SCHEMA {schema} RENAME TO {schema}_damaged", write=True)
+        assert cli("sync", "acme").status == 0
+        assert cli("count", "acme", "AcmeUser").out.strip() == "20"
+
     def test_is_not_needed_where_the_environment_names_the_database(
         self,
         project: ProjectDatabase,
