@@ -90,9 +90,11 @@ ELSEWHERE = """
 SHOWN = "m.row IN (SELECT s._row FROM {table} AS s WHERE s._id IN {set:ids})"
 CLEAR_PARENT = """
     UPDATE {{table}} AS t SET {field} = NULL, {bitmap} = {bitmap} & ~{bit}
-     WHERE t._removed_at IS NULL AND t._row IN (
-           SELECT m.row FROM _max_missing AS m LEFT JOIN _max_listing AS l ON l.id = m.listing
-            WHERE m.entity = :entity AND (m.missing_since <= :at OR :at IS NULL) AND {shown}
+     WHERE t._removed_at IS NULL AND t._row IN (SELECT row FROM _max_missing WHERE entity = :entity)
+       AND EXISTS (
+           SELECT 1 FROM _max_missing AS m LEFT JOIN _max_listing AS l ON l.id = m.listing
+            WHERE m.entity = :entity AND m.row = t._row
+              AND (m.missing_since <= :at OR :at IS NULL) AND {shown}
               AND CASE WHEN m.listing IS NULL
                   THEN coalesce({synced}, {NEVER}) < m.missing_since AND t.{field} IN (
                        SELECT p._id FROM {parents} AS p WHERE p._removed_at IS NOT NULL)
