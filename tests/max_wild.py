@@ -1,7 +1,7 @@
 """A connector whose loader does to its process what a bug could, for the tests of isolation.
 
-It lists ``pages`` pages of two rows.  Before page ``at`` it does what ``does`` says, as often as ``times``;
-the file ``notes`` has a line for each request.
+It lists ``pages`` pages of two rows.  Before page ``at``, and with ``every`` before twice that and so on, it
+does what ``does`` says, as often as ``times``; the file ``notes`` has a line for each request.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ class WildConfig:
     notes: str
     does: str = ""
     at: int = 1
+    every: bool = False
     times: int = 1_000
     pages: int = 3
 
@@ -68,7 +69,8 @@ async def list_beasts(wild: Ref[Wild], request: PageRequest, env: Env[WildConfig
     """A page of two, if it comes to that."""
     config, page = env.context, int(request.cursor or 0)
     times = noted(Path(config.notes), page)
-    if page == config.at and times <= config.times:
+    is_there = page == config.at or (config.every and page > 0 and page % config.at == 0)
+    if is_there and times <= config.times:
         if config.does == "wait":
             await asyncio.sleep(1_000)
         misbehave(config.does, Path(config.notes))

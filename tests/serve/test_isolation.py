@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -158,17 +157,10 @@ def test_a_process_that_ends_now_and_then_does_not_keep_its_sync_from_its_end(
     monkeypatch.setattr(supervisor, "MOST_CRASHES", 2)
 
     async def scenario(project: Made) -> None:
-        bad = await wild(project, does="exit", pages=200, at=-1)
-        handle = await bad.sync()
-        killed = set[int]()
-        events = handle.events()
-        async for event in events:
-            if event.kind is SyncEventKind.TASK_STORED and len(killed) < 4 and pid_of(bad) not in killed:
-                killed.add(pid_of(bad))
-                os.kill(pid_of(bad), signal.SIGKILL)
-        result = await handle.completion()
-        assert (result.status, result.counts) == (Status.COMPLETED, {"Beast": 400})
-        assert len(killed) == 4
+        bad = await wild(project, does="exit", pages=50, at=10, every=True, times=1)
+        result = await completed(bad)
+        assert (result.status, result.counts) == (Status.COMPLETED, {"Beast": 100})
+        assert len(crashes(project, "wild")) == 4
 
     run(tmp_path, scenario)
 
