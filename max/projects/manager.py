@@ -271,11 +271,11 @@ def move_is_running(label: str) -> MoveRefused:
 
 def refuse_moving(project: ProjectManager, info: InstallationInfo) -> None:
     """StorageMoving while an installation is being moved: the other place may have all of it already."""
-    from ..storage.database import FINISH_MOVE, MOVING  # much of what is done here needs no storage
+    from ..storage.database import FINISH_MOVE, MOVING, reading  # much of what is done here needs no storage
     from ..storage.move_mark import mark_of
 
     mark = None
-    with suppress(MaxError), project.database(info).reader() as connection:  # else nothing is known of a move
+    with suppress(MaxError), reading(project.database(info)) as connection:  # else nothing is known of a move
         mark = mark_of(connection)
     if mark is not None:
         raise StorageMoving(f"{info}: {MOVING}", hint=FINISH_MOVE)

@@ -43,7 +43,7 @@ from ..errors import (
 from ..installations.files import CONNECTORS
 from ..model.settings import InstallationInfo, update_settings
 from ..storage import audit_log, moves
-from ..storage.database import Database
+from ..storage.database import Database, reading
 from ..storage.move_mark import Mark, mark_of, note_handing_over
 from ..storage.moves import CopiedTable
 from .kept_contents import contents_of, copy_contents, count_contents
@@ -135,7 +135,7 @@ class Move:
     def _planned(self, info: InstallationInfo) -> Planned:
         database, tables = self._source.database(info), list[CopiedTable]()
         mark = None
-        with suppress(StorageEmpty), moves.reading(database) as connection:
+        with suppress(StorageEmpty), reading(database) as connection:
             mark = moves.check(connection, self._target.address)
             tables = moves.survey(connection)
         if mark is not None and self._has_arrived(info):
@@ -224,14 +224,14 @@ class Move:
     def _copy(self, one: Planned, tell: Tell) -> None:
         """Copy the data and the contents of an installation, and compare them."""
         source, target = self._source.database(one.info), self._target.arriving(one.info)
-        with moves.reading(source) as connection:
+        with reading(source) as connection:
             tables = moves.survey(connection)
             if tables:  # else it was never synced
                 with target.writer() as made:
                     moves.prepare(connection, made, tables)
                 moves.copy(connection, target, tables, _counting(one, "copying", tell))
                 moves.complete(connection, target, tables)
-                with moves.reading(target) as arrived:
+                with reading(target) as arrived:
                     moves.verify(connection, arrived, tables, _counting(one, "verifying", tell))
         counted = _counting(one, "copying", tell, "content", one.files)
         copy_contents(contents_of(source), contents_of(target), counted)
@@ -336,7 +336,7 @@ def _of(info: InstallationInfo) -> Iterator[None]:
 
 def moving_to(project: ProjectManager, info: InstallationInfo) -> Mark | None:
     """Where an installation is being moved to; None when it is not."""
-    with suppress(StorageEmpty), moves.reading(project.database(info)) as connection:
+    with suppress(StorageEmpty), reading(project.database(info)) as connection:
         return mark_of(connection)
     return None
 

@@ -31,6 +31,7 @@ from ..model.entities import Entity, FieldOf, Ref, RefKey
 from ..model.filters import Filter
 from ..model.query import Query, QueryPage, RowPage, columns_of, parse_fields, parse_paths
 from ..storage.database import interruptible as interruptible
+from ..storage.database import reading
 from ..storage.tables import Tables, check_connector, refuse_foreign
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def open_reader(database: Database, info: InstallationInfo) -> Iterator[Reader]:
 @contextmanager
 def own_reader(database: Database, info: InstallationInfo) -> Iterator[Connection]:
     """A connection that reads; StorageForeign when the data are another connector's."""
-    with database.reader() as connection:
+    with reading(database) as connection:
         check_connector(connection, info.connector)
         yield connection
 

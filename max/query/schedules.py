@@ -16,7 +16,7 @@ from ..model.schedules import Outlook, Schedule, ScheduleStatus, Turn
 from ..model.tasks import Status, SyncCommand, SyncRun
 from ..model.values import Json
 from ..storage import schedules as stored
-from ..storage.database import Database
+from ..storage.database import Database, reading
 from ..storage.sync_log import options_of, unfinished_runs
 from .maintenance import request
 from .reader import own_reader, own_writer
@@ -89,7 +89,7 @@ def running_sync(
     """The scheduled sync that is running, and whether it fetches what these options say; None without one."""
     if not database.is_there():
         return None
-    with database.reader() as connection:
+    with reading(database) as connection:
         for run in unfinished_runs(connection, now=now):
             if run.status is Status.RUNNING and run.schedule:
                 return run, options is not None and options_of(connection, run.id) == dict(options)

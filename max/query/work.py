@@ -9,7 +9,7 @@ from ..model.hooks import HOOK
 from ..model.schedules import ScheduleStatus, Turn
 from ..model.tasks import Status, SyncRun
 from ..storage import schedules
-from ..storage.database import Database
+from ..storage.database import Database, reading
 from ..storage.sync_log import goes_on, is_ending, unfinished_runs
 
 WAITS = 30.0  # seconds until a slot is looked at again that waits for a sync
@@ -40,7 +40,7 @@ def next_work(database: Database, info: InstallationInfo, *, now: float) -> Next
     """What an installation wants; a sync that seems to run has lost its process, as its lease is here."""
     if not database.is_there():
         return NextWork()
-    with database.reader() as connection:
+    with reading(database) as connection:
         found = schedules.statuses(connection, info, now=now)
         stopped = [
             one

@@ -31,7 +31,7 @@ from typing import Any, TypeVar
 from ..model.audit import AuditCheck, AuditRow, Outcome
 from ..model.values import Json
 from .catalogue import has_part, migrate
-from .database import NONSENSE, Connection, Database, decoding, quoted
+from .database import NONSENSE, Connection, Database, decoding, quoted, reading
 from .leases import is_gone
 
 T = TypeVar("T")
@@ -275,5 +275,5 @@ def _rows(found: Sequence[Sequence[Any]]) -> list[AuditRow]:
 def _reading(database: Database, read: Callable[[Connection], T], nothing: T) -> T:
     if not database.is_there():
         return nothing
-    with database.reader() as connection:
+    with reading(database) as connection:
         return read(connection) if has_part(connection, OWNER, MIGRATIONS) else nothing

@@ -455,6 +455,16 @@ Targets: TypeAlias = Callable[
 ]  # the entity to which a ref or a collection (entity, name) leads
 
 
+@contextmanager
+def reading(database: Database) -> Iterator[Connection]:
+    """One snapshot for what only reads it; the errors of its driver leave as StorageError."""
+    with database.reader() as connection:
+        try:
+            yield connection
+        except connection.dialect.errors as error:
+            raise connection.dialect.error(database.label, error) from error
+
+
 NONSENSE: tuple[type[Exception], ...] = (
     AttributeError,
     LookupError,

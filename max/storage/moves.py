@@ -29,7 +29,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -100,16 +99,6 @@ Counted = Callable[[int], None]  # is called with each so many rows that are don
 
 
 # -- while it moves ----------------------------------------------------------------------------
-
-
-@contextmanager
-def reading(database: Database) -> Iterator[Connection]:
-    """One snapshot; the errors of its driver leave as StorageError."""
-    with database.reader() as connection:
-        try:
-            yield connection
-        except connection.dialect.errors as error:
-            raise connection.dialect.error(database.label, error) from error
 
 
 def check(connection: Connection, target: str) -> Mark | None:

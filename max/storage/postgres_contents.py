@@ -10,9 +10,8 @@ from typing import Any
 
 from ..errors import StorageEmpty
 from .catalogue import has_part, migrate
-from .database import Database, Values
+from .database import Database, Values, reading
 from .kept_files import MIGRATIONS, MOST_BYTES, OWNER, Content, Contents
-from .moves import reading
 
 LISTED = "SELECT name, length(content) FROM _max_kept_file WHERE name > ? ORDER BY name LIMIT ?"
 PROVEN = """

@@ -9,7 +9,7 @@ from ..core import RecordingInfo
 from ..errors import RecordingError
 from ..model.schema import Schema
 from .catalogue import has_part, migrate
-from .database import Connection, Database, quoted
+from .database import Connection, Database, quoted, reading
 
 REPLAY = "CREATE TABLE _max_replay (installation TEXT NOT NULL, recorded_at TEXT NOT NULL)"
 NEWEST = "SELECT installation, recorded_at FROM _max_replay ORDER BY recorded_at DESC LIMIT 1"
@@ -57,7 +57,7 @@ def discard_replay(database: Database, schema: Schema, replay_of: RecordingInfo)
     """
     if not database.is_there():
         return
-    with database.reader() as connection:
+    with reading(database) as connection:
         source = replayed(connection)
         _check_replay(source, not holds_rows(connection, schema), replay_of)
     if source is not None and replay_of.began_empty:

@@ -19,7 +19,7 @@ from max.model.schema import Schema
 from max.model.tasks import Status
 from max.storage import moves
 from max.storage.change_log import ChangeLog
-from max.storage.database import Connection, Database, quoted
+from max.storage.database import Connection, Database, quoted, reading
 from max.storage.move_mark import mark_of, note_handing_over
 from max.storage.postgres import PostgresDatabase
 from max.storage.sqlite import SqliteDatabase
@@ -43,13 +43,13 @@ def quiet(number: int) -> None:
 
 def carry(source: Database, target: Database, counted: Callable[[int], None] = quiet) -> int:
     """Move all that is in a database into another one; how many rows were compared."""
-    with moves.reading(source) as connection:
+    with reading(source) as connection:
         tables = moves.survey(connection)
         with target.writer() as there:
             moves.prepare(connection, there, tables)
         moves.copy(connection, target, tables, counted)
         moves.complete(connection, target, tables)
-        with moves.reading(target) as there:
+        with reading(target) as there:
             return moves.verify(connection, there, tables, quiet)
 
 
@@ -285,7 +285,7 @@ def test_the_proof_names_the_first_row_that_differs(
     with target.writer() as connection:
         connection.execute("DELETE FROM _max_change_log")  # whose triggers would note the change
         connection.execute(change)
-    with moves.reading(source) as connection, moves.reading(target) as there:
+    with reading(source) as connection, reading(target) as there:
         tables = [one for one in moves.survey(connection) if not one.name.startswith("_max_change")]
         with pytest.raises(MoveRefused) as caught:
             moves.verify(connection, there, tables, quiet)
