@@ -54,6 +54,7 @@ COMMANDS = {
     "status": ("Sync", "status", "show when each installation was synced, and what it holds"),
     "runs": ("Sync", "status", "list past syncs, or show one with its failures"),
     "health": ("Sync", "health", "say how installations are, for people and for monitors"),
+    "doctor": ("Sync", "doctor", "say whether machine, project and databases are sound"),
     "watch": ("Sync", "watch", "follow what happens: syncs, waits, failures, schedules"),
     "pause": ("Sync", "sync", "pause a running sync, from any terminal"),
     "resume": ("Sync", "sync", "continue a sync that was paused or interrupted"),

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from .model.health import InstallationHealth
     from .model.middleware import Middleware
     from .model.schedules import ScheduleStatus
+    from .model.soundness import Finding
     from .model.tasks import SyncCommand, SyncRun
     from .model.text_search import Found
     from .query.follow import Follower
@@ -384,6 +385,17 @@ class Project(Generic[R]):
 
         chosen = self.folder.installations() if target is None else [self._info(target)]
         return [health(self.folder.database(one), one, now=self._clock()) for one in chosen]
+
+    @threaded
+    def doctor(self, target: InstallationInfo | str | None = None, *, deep: bool = False) -> list[Finding]:
+        """Whether machine, project and databases are sound, one finding a check; of all without a target.
+
+        Nothing is written, and no source is asked.  ``deep`` also compares indexes with their tables.
+        """
+        from .projects.soundness import machine_findings, project_findings
+
+        chosen = None if target is None else [self._info(target)]
+        return [*machine_findings(), *project_findings(self.folder, chosen, deep=deep)]
 
     @threaded
     def audit(self, *, since: float = 0.0, limit: int = 1_000) -> list[AuditRow]:

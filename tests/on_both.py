@@ -58,6 +58,7 @@ IN_A_FOLDER: Mapping[str, str] = {
     "tests/commands/test_connector_test.py": "a trial has a folder of its own",
     "tests/commands/test_damage.py": "it damages files",
     "tests/commands/test_damaged_values.py": "it damages files",
+    "tests/commands/test_doctor.py": "it is about files; a server is in tests/projects/test_soundness.py",
     "tests/commands/test_far_waits.py": "it has no database",
     "tests/commands/test_foreground.py": "it has no database",
     "tests/commands/test_forward.py": "the daemon of a folder answers; what it reads is asked in the others",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..model.values import Json
+from ..projects.manager import finishing as finishing
+from ..projects.manager import ways_out
 from .text import ago, iso_time, sanitize
 
 if TYPE_CHECKING:
@@ -24,12 +25,12 @@ class Moving(NamedTuple):
     @property
     def next(self) -> str:
         """The command that goes on with it."""
-        return finishing(self.mark.target, "" if self.mark.whole else str(self.info))
+        return ways_out(self.info, self.mark)[0]
 
     @property
     def undo(self) -> str | None:
         """The command that takes it back; None when the other place may have it already."""
-        return None if self.mark.handing_over else f"max move {self.info} --undo"
+        return ways_out(self.info, self.mark)[1]
 
     def to_json(self) -> dict[str, Json]:
         """For ``max status -o json`` and ``max ls -o json``."""
@@ -50,11 +51,6 @@ class Moving(NamedTuple):
             return [sanitize(began)]
         back = f"; or take it back: {self.undo}" if self.undo else ""
         return [sanitize(f"{began}, and not finished"), sanitize(f"go on with: {self.next}{back}")]
-
-
-def finishing(target: str, installation: str = "") -> str:
-    """The command that moves an installation, or a whole project, to a place."""
-    return " ".join(["max move", *filter(None, [installation]), "--to", shlex.quote(target)])
 
 
 def notes_of(found: list[Moving], now: float) -> list[str]:

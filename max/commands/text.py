@@ -20,6 +20,7 @@ from typing import Literal
 from unicodedata import category, east_asian_width
 
 from ..model.entities import Ref
+from ..model.values import file_size as file_size
 from ..model.values import moment
 from ..model.visible import EMOJI_STYLE, JOINER, SHAPING
 from ..model.visible import json_text as json_text
@@ -148,16 +149,6 @@ def number(count: int) -> str:
 def counted(count: int, noun: str) -> str:
     """``1 row``, ``2,000 rows``."""
     return f"{number(count)} {noun}{'' if count == 1 else 's'}"
-
-
-def file_size(count: int) -> str:
-    """Bytes in one unit: ``512 B``, ``36 kB``, ``1.2 MB``."""
-    size, unit = float(count), "B"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if size < 999.5:
-            break
-        size, unit = size / 1000, larger
-    return f"{size:.1f} {unit}" if unit != "B" and size < 9.95 else f"{size:.0f} {unit}"
 
 
 def folded(text: str, room: int | None) -> list[str]:

@@ -97,7 +97,7 @@ class FileCredentials(SecretStore):
         audit: SecretAudit | None = None,
     ) -> None:
         self.path, self.timeout = path, timeout
-        self._audit, self._recorded = audit, False
+        self._audit = audit
         self._info, self._destination = info, destination
         self._digest = None if info is None else config_digest(info.config)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 from ..core import in_thread
 
@@ -27,6 +27,13 @@ GIVEN = "secrets that were given"  # what a digest of them is about
 
 class SecretStore(ABC):
     """The secrets of one installation, kept where ``stored`` and ``change`` find them."""
+
+    _recorded = False  # whether the audit has a row for the first reading
+
+    def unrecorded(self) -> Self:
+        """The same for the one who only looks whether they can be read: the audit has no row of it."""
+        self._recorded = True
+        return self
 
     async def get(self, name: str) -> str | None:
         """The secret, or None."""

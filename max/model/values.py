@@ -307,3 +307,13 @@ def is_valid(reader: Reader, value: object) -> bool:
     except InvalidValue:
         return False
     return True
+
+
+def file_size(count: int) -> str:
+    """Bytes in one unit: ``512 B``, ``36 kB``, ``1.2 MB``."""
+    size, unit = float(count), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size < 999.5:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.1f} {unit}" if unit != "B" and size < 9.95 else f"{size:.0f} {unit}"

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from itertools import count
 from pathlib import Path
+from time import time
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from ..core import SyncLease
     from ..installations.onboarding import OnboardingResult
     from ..installations.registry import ConnectorRegistry
+    from ..model.soundness import Finding
     from ..storage.database import Connection, Database
     from ..storage.postgres_leases import LeaseKeeper
     from ..storage.postgres_work import WorkTable
@@ -64,6 +66,7 @@ PROJECT_SCHEMA = re.compile(r"[a-z][a-z0-9]{0,15}")  # no underscore: what begin
 WORD = re.compile(r"[a-z0-9]+")
 WORDS = re.compile(r"[a-z0-9][a-z0-9_]*")
 LONGEST = 63  # bytes of a schema's name
+CLOCKS = 5.0  # seconds by which two clocks may differ: those that a time server sets differ by far less
 ID_BYTES = 8  # of an installation's random id
 
 
@@ -304,6 +307,28 @@ class ProjectDatabase(ProjectManager):
     def place_of(self, info: InstallationInfo) -> str:
         """Its row."""
         return f"{self._main.label}, the row {info.id} of installation"
+
+    def findings(self) -> Iterator[Finding]:
+        """Whether the server's clock is right, and its secrets can be opened with the key that is given."""
+        from ..model.soundness import Finding, failed, warning
+
+        began = time()
+        with self._reading() as connection:
+            version, clock = rows.server(connection)
+            ahead = clock - (began + time()) / 2
+            sealed = rows.any_secret(connection)
+        yield Finding("place", f"it is in {self._shown}: PostgreSQL {version}")
+        side = "ahead of" if ahead > 0 else "behind"
+        fact = f"the server's clock is {abs(ahead):.1f} s {side} this machine's"
+        hint = "set both by a time server: ages and schedules are counted by them"
+        yield warning("clock", fact, hint) if abs(ahead) > CLOCKS else Finding("clock", fact)
+        if sealed is not None:
+            one, about = sealed
+            try:
+                self._all_keys().open(one.key, one.sealed, *about, one.name)
+                yield Finding("key", f"the key {one.key} is there, and opens what it has sealed")
+            except MaxError as error:
+                yield failed("key", error)
 
     # -- data
 

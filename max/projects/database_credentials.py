@@ -57,7 +57,7 @@ class DatabaseCredentials(SecretStore):
     ) -> None:
         self._database, self._info, self._keys = database, info, keys
         self._destination, self.timeout = destination, timeout
-        self._audit, self._recorded = audit, False
+        self._audit = audit
 
     @asynccontextmanager
     async def renewal_lock(self) -> AsyncIterator[None]:

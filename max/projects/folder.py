@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from ..installations.credential_file import FileCredentials, StoredSecrets
     from ..installations.onboarding import OnboardingResult
     from ..installations.registry import ConnectorRegistry
+    from ..model.soundness import Finding
     from ..storage.database import Database
     from ..storage.sqlite import SqliteDatabase
 
@@ -186,6 +187,12 @@ class ProjectFolder(ProjectManager):
     def place_of(self, info: InstallationInfo) -> str:
         """Its installation.json."""
         return str(self.file(info))
+
+    def findings(self) -> Iterator[Finding]:
+        """Whether its files can be used, are this user's alone, and have room."""
+        from .soundness import folder_findings
+
+        return folder_findings(self, self.root)
 
     def has_data(self, info: InstallationInfo) -> bool:
         """Whether the installation's database is there: it was synced, or has a schedule."""

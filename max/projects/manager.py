@@ -6,7 +6,7 @@ same to an event loop.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from ..installations.credential_file import FileCredentials, StoredSecrets
     from ..installations.onboarding import OnboardingResult
     from ..installations.registry import ConnectorRegistry
+    from ..model.soundness import Finding
     from ..storage.database import Database
+    from ..storage.move_mark import Mark
     from ..upstream.operations import FlowController
     from .database_credentials import DatabaseCredentials
 
@@ -102,6 +104,9 @@ class ProjectManager(Protocol):
 
     def place_of(self, info: InstallationInfo) -> str:
         """Where the installation is written down, for people."""
+
+    def findings(self) -> Iterable[Finding]:
+        """Whether the place is sound where the project is kept; nothing is written."""
 
     # -- connectors
 
@@ -271,14 +276,36 @@ def move_is_running(label: str) -> MoveRefused:
 
 def refuse_moving(project: ProjectManager, info: InstallationInfo) -> None:
     """StorageMoving while an installation is being moved: the other place may have all of it already."""
-    from ..storage.database import FINISH_MOVE, MOVING, reading  # much of what is done here needs no storage
+    from ..storage.database import FINISH_MOVE, MOVING  # much of what is done here needs no storage
+
+    if move_mark(project, info) is not None:
+        raise StorageMoving(f"{info}: {MOVING}", hint=FINISH_MOVE)
+
+
+def move_mark(project: ProjectManager, info: InstallationInfo) -> Mark | None:
+    """Where an installation is being moved to; None when nothing is known of a move."""
+    from ..storage.database import reading
     from ..storage.move_mark import mark_of
 
-    mark = None
-    with suppress(MaxError), reading(project.database(info)) as connection:  # else nothing is known of a move
-        mark = mark_of(connection)
-    if mark is not None:
-        raise StorageMoving(f"{info}: {MOVING}", hint=FINISH_MOVE)
+    with suppress(MaxError), reading(project.database(info)) as connection:
+        return mark_of(connection)
+    return None
+
+
+def finishing(target: str, installation: str = "") -> str:
+    """The command that moves an installation, or a whole project, to a place."""
+    from shlex import quote
+
+    return " ".join(["max move", *filter(None, [installation]), "--to", quote(target)])
+
+
+def ways_out(info: InstallationInfo, mark: Mark) -> tuple[str, str | None]:
+    """The command that goes on with a move, and the one that takes it back.
+
+    None for the second one when the other place may have it already.
+    """
+    undo = None if mark.handing_over else f"max move {info} --undo"
+    return finishing(mark.target, "" if mark.whole else str(info)), undo
 
 
 def folder_of(project: ProjectManager) -> Path:

@@ -66,21 +66,36 @@ def migrate(connection: Connection, owner: str, migrations: Sequence[str]) -> No
                 hint="a Max that was never released made these tables: go on with that one, or move the file"
                 " away (on a server: rename the schema), and the next sync fetches everything again",
             )
-        statements = list(filter(str.strip, connection.dialect.sql(script).split(";")))
+        statements = _statements(connection, script)
         if version in done:
-            _repair_indexes(connection, statements)
+            for statement in _lost_of(connection, statements).values():
+                connection.execute(statement)
         else:
             for statement in statements:
                 connection.execute(statement)
             connection.execute("INSERT INTO _max_migration VALUES (?, ?, ?)", (owner, version, digest))
 
 
-def _repair_indexes(connection: Connection, statements: Sequence[str]) -> None:
-    """Create the indexes that a user has dropped; writing relies on some of them."""
+def _statements(connection: Connection, script: str) -> list[str]:
+    return list(filter(str.strip, connection.dialect.sql(script).split(";")))
+
+
+def _lost_of(connection: Connection, statements: Sequence[str]) -> dict[str, str]:
+    """The statements of the indexes that a user has dropped, by name; writing relies on some of them."""
     indexes = {match[1]: one for one in statements if (match := re.match(INDEX, one))}
     present = connection.dialect.names(connection) if indexes else set()
-    for name in indexes.keys() - present:
-        connection.execute(indexes[name])
+    return {name: one for name, one in indexes.items() if name not in present}
+
+
+def lost_indexes(connection: Connection, migrations: Sequence[str]) -> list[str]:
+    """The indexes of these that a user has dropped; the next ``migrate`` makes them again."""
+    return [name for one in migrations for name in _lost_of(connection, _statements(connection, one))]
+
+
+def versions(connection: Connection) -> dict[str, int]:
+    """The version of each part's tables."""
+    rows = connection.execute("SELECT owner, max(version) FROM _max_migration GROUP BY owner")
+    return dict(rows.fetchall())
 
 
 def has_part(connection: Connection, owner: str, migrations: Sequence[str]) -> bool:
@@ -154,14 +169,18 @@ def create(connection: Connection, name: str, definition: str) -> None:
         ) from error
 
 
+def lost(connection: Connection) -> list[tuple[str, str]]:
+    """Kind and name of the views, indexes and triggers of ours that a user dropped."""
+    present, stored_name = connection.dialect.names(connection), connection.dialect.stored_name
+    made = connection.execute("SELECT kind, name FROM _max_object ORDER BY name").fetchall()
+    return [(kind, name) for kind, name in made if stored_name(name) not in present]
+
+
 def forget_lost(connection: Connection) -> set[str]:
     """Forget the views, indexes and triggers of ours that a user dropped; the kinds of those."""
-    present = connection.dialect.names(connection)
-    made = connection.execute("SELECT name, kind FROM _max_object").fetchall()
-    stored_name = connection.dialect.stored_name
-    lost = [(name, kind) for name, kind in made if stored_name(name) not in present]
-    connection.executemany("DELETE FROM _max_object WHERE name = ?", [(name,) for name, _ in lost])
-    return {kind for _, kind in lost}
+    found = lost(connection)
+    connection.executemany("DELETE FROM _max_object WHERE name = ?", [(name,) for _, name in found])
+    return {kind for kind, _ in found}
 
 
 def names(connection: Connection) -> set[str]:

@@ -171,6 +171,9 @@ class Database(Protocol):
     def size(self) -> int:
         """Bytes that it takes; 0 when it is not there."""
 
+    def log_size(self) -> int:
+        """Bytes of its own log, which a sync moves into it; 0 where that is the server's."""
+
     def delete(self) -> None:
         """Remove it with all that is in it, if it is there; no process may have it open."""
 
@@ -420,6 +423,12 @@ class Dialect(Protocol):
 
     def error(self, path: str, error: Exception) -> StorageError:
         """What an error means to a person: the driver's, or Python's while it reads what is stored."""
+
+    def damage(self, connection: Connection, *, deep: bool) -> list[str] | None:
+        """What the database's own check finds, in its words; empty when it is sound, None without a check.
+
+        ``deep`` also compares indexes with their tables.
+        """
 
     def is_overflow(self, error: Exception) -> bool:
         """Whether a sum of integers was beyond what the database's own sum can hold."""

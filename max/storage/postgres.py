@@ -371,6 +371,10 @@ class PostgresDatabase(Database):
         with translated(self.label):
             return self._ask(SIZE, (self.schema,)) or 0
 
+    def log_size(self) -> int:
+        """0: the log is the server's."""
+        return 0
+
     def delete(self) -> None:
         """Drop the schema with all that is in it."""
         session = self._session()

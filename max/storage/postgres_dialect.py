@@ -361,6 +361,9 @@ class PostgresDialect(Dialect):
         kind, hint = _meaning(state_of(error))
         return kind(f"{path}: {words_of(error)}", hint=hint, path=path)
 
+    def damage(self, connection: Connection, *, deep: bool) -> None:
+        """None: the server's operator checks its files."""
+
     def is_overflow(self, error: Exception) -> bool:
         """A sum of integers is a number of any size."""
         return False

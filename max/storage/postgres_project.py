@@ -57,6 +57,11 @@ SET = "UPDATE installation SET settings = ?, version = version + 1 WHERE id = ?"
 TOUCH = "UPDATE installation SET destination = ?, version = version + 1 WHERE id = ?"
 SECRETS = "SELECT name, key, sealed FROM credential WHERE installation = ? ORDER BY name"
 SEAL = "INSERT INTO credential (installation, name, key, sealed) VALUES (?, ?, ?, ?)"
+ANY_SEALED = """
+    SELECT i.id, i.destination, c.name, c.key, c.sealed
+      FROM credential AS c JOIN installation AS i ON i.id = c.installation LIMIT 1
+"""
+SERVER = "SELECT current_setting('server_version'), CAST(extract(epoch FROM clock_timestamp()) AS float8)"
 HOLD = "SELECT pg_advisory_xact_lock(?)"
 TRY = "SELECT pg_try_advisory_xact_lock(?)"
 IS_HELD = """
@@ -203,6 +208,18 @@ def rename_schema(connection: Connection, old: str, new: str) -> None:
 def secrets(connection: Connection, id: str) -> list[SealedSecret]:
     """The secrets of an installation, sorted by name."""
     return [SealedSecret(*row) for row in connection.execute(SECRETS, (id,)).fetchall()]
+
+
+def any_secret(connection: Connection) -> tuple[SealedSecret, tuple[str, str | None]] | None:
+    """One of the secrets of all, with the id of its installation and the origin that it is for."""
+    row = connection.execute(ANY_SEALED).fetchone()
+    return None if row is None else (SealedSecret(*row[2:]), (row[0], row[1]))
+
+
+def server(connection: Connection) -> tuple[str, float]:
+    """The version of the server, and its clock in seconds since the epoch."""
+    version, clock = connection.execute(SERVER).fetchone()
+    return str(version), float(clock)
 
 
 def replace_secrets(

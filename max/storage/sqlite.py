@@ -27,7 +27,7 @@ from functools import lru_cache
 from itertools import chain, repeat
 from pathlib import Path
 from stat import S_ISREG
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ..errors import (
     MaxError,
@@ -46,6 +46,9 @@ from .database import NONSENSE, Connection, Database, LastWrite, Values, opened,
 from .sqlite_dialect import SqliteDialect, primary_code
 from .workers import Worker
 
+if TYPE_CHECKING:
+    from ..model.soundness import Finding
+
 T = TypeVar("T")
 
 MEMORY = ":memory:"
@@ -57,6 +60,7 @@ CHECKPOINT = 32 * 2**20  # bytes of a log that are moved into the file together
 READERS = 2  # threads that read, at most
 TOGETHER = (100, 10)  # rows that one statement stores: two thirds of the time of a hundred statements
 WIDE = 200  # values with which a row has a statement of its own: SQLite takes 32,766 in one
+SAFE_SQLITE = (3, 51, 3)  # from which on rule 4 is more than is needed
 OLDEST_SQLITE = (3, 39, 0)  # RETURNING, json_each as a built-in, IS DISTINCT FROM
 DIALECT = SqliteDialect()
 BESIDE = ("-wal", "-shm", "-journal")  # the files that SQLite puts beside its own
@@ -258,6 +262,24 @@ def _use_wal(connection: SqliteConnection) -> None:
         time.sleep(SWITCH_PAUSE)
 
 
+def library() -> Iterator[Finding]:
+    """What is found of this machine's SQLite."""
+    from ..model.soundness import Finding, warning  # one command alone needs it
+
+    fact = f"SQLite {sqlite3.sqlite_version}"
+    if sqlite3.sqlite_version_info < SAFE_SQLITE:
+        fact += (
+            ": before 3.51.3 moving a log into its file while another program writes can damage that, so Max"
+            " does it under its own write lock; use no other program that writes to the file during a sync"
+        )
+    yield Finding("sqlite", fact)
+    with closing(_open(MEMORY)) as connection:
+        if DIALECT.text_index.is_available(connection):
+            yield Finding("full text", "SQLite has FTS5, which max find needs")
+        else:
+            yield warning("full text", "SQLite has no FTS5, which max find needs", "use another Python")
+
+
 @contextmanager
 def snapshot(connection: SqliteConnection) -> Iterator[None]:
     """Everything that is read inside is of one moment."""
@@ -425,6 +447,10 @@ class SqliteDatabase(Database):
     def size(self) -> int:
         """Bytes of the file."""
         return _size(self.path)
+
+    def log_size(self) -> int:
+        """Bytes of the file beside it."""
+        return _size(os.path.realpath(self.path) + "-wal")
 
     def delete(self) -> None:
         """Remove the file and those that SQLite has put beside it."""

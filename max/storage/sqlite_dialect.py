@@ -31,6 +31,7 @@ from .database import (
 )
 
 CASEFOLD = "max_casefold"  # the SQL function that ``contains`` has a statement call
+MOST_DAMAGES = 100  # that SQLite's check of a file names
 LONGEST_PATTERN = 1_000  # characters that LIKE is asked for; SQLite refuses patterns of 50,000
 DIGITS = "%!.20g"  # SQLite rounds its own digits; with 17 some floats would come back as their neighbour
 
@@ -357,6 +358,13 @@ class SqliteDialect(Dialect):
             )
         except sqlite3.Error:
             return True
+
+    def damage(self, connection: Connection, *, deep: bool) -> list[str]:
+        """By SQLite's check of all pages, or the longer one that also compares indexes with tables."""
+        check = "integrity_check" if deep else "quick_check"
+        rows = connection.execute(f"PRAGMA {check}({MOST_DAMAGES})").fetchall()
+        lines = [line for (text,) in rows for line in str(text).splitlines() if not line.startswith("***")]
+        return [line for line in lines if line != "ok"]
 
     def is_overflow(self, error: Exception) -> bool:
         """SQLite has no code of its own for it."""

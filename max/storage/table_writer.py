@@ -566,11 +566,16 @@ class TableWriter(Tables):
 
 def check_parts(connection: Connection) -> None:
     """StorageNewer when a newer Max wrote some part of the database: no other part is written then."""
+    for owner, migrations in parts().items():
+        has_part(connection, owner, migrations)
+
+
+def parts() -> dict[str, Sequence[str]]:
+    """The parts of Max that have tables in the database of an installation, with their migrations."""
     from . import event_log, inbox, kept_files, schedules  # they are seldom needed before
 
-    has_part(connection, OWNER, MIGRATIONS)
-    for part in (quarantine, change_log, sync_log, full_text, event_log, inbox, kept_files, schedules):
-        has_part(connection, part.OWNER, part.MIGRATIONS)
+    some = (quarantine, change_log, sync_log, full_text, event_log, inbox, kept_files, schedules)
+    return {OWNER: MIGRATIONS, **{part.OWNER: part.MIGRATIONS for part in some}}
 
 
 def by_type(*parts: Sequence[Entity]) -> dict[type[Entity], Sequence[Entity]]:

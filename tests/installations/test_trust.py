@@ -82,6 +82,7 @@ WORDS = {  # what each command is called with
     "status": [],
     "watch": ["--once"],
     "health": [],
+    "doctor": [],
     "audit": [],
     "audit prune": ["--before", "90d", "--to", "copy.db"],
     "keys new": [],
