@@ -19,6 +19,7 @@ from hashlib import sha256
 from typing import Any
 
 from ..errors import (
+    DAMAGED,
     StorageBusy,
     StorageConflict,
     StorageCorrupt,
@@ -82,6 +83,8 @@ ERRORS: dict[str, tuple[type[StorageError], str]] = {
     "25006": (StorageReadOnly, "connect to the primary: this server is a replica, or is set to read only"),
     "40": (StorageConflict, "nothing of this was stored; run it again"),
     "58": (StorageError, "check the server's disk; what was stored before is safe"),
+    "42703": (StorageCorrupt, DAMAGED),  # a column, or a table, that Max has made is not there any more
+    "42P01": (StorageCorrupt, DAMAGED),
     "MX": (StorageMoving, FINISH_MOVE),
     "XX": (StorageCorrupt, "read the server's log; restore a backup when an index or a table is damaged"),
 }

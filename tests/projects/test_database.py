@@ -367,11 +367,17 @@ class TestAFolderThatLeadsThere:
         assert cli("init", "--database", url).status == 0
         assert cli("sync", "acme:default").status == 0
         schema = f"{url.partition('#')[2]}_acme_default"
-        rows(url, f"UPDATE {schema}._max_sync SET counts = 'x'", write=True)
-        refused = cli("runs", "acme", "--json")
-        assert (refused.status, refused.error["code"]) == (1, "storage.corrupt")
-        assert schema in refused.error["message"]
-        assert "rename the schema) and sync again" in refused.error["hint"]
+        damages = {
+            "UPDATE _max_sync SET counts = 'x'": "runs",
+            "UPDATE _max_field SET load_group = -7": "freshness",
+            "DROP TABLE _max_listing CASCADE": "sync",
+        }
+        for damage, command in damages.items():
+            rows(f"{url}_acme_default", damage, write=True)
+            refused = cli(command, "acme", "--json")
+            assert (refused.status, refused.error["code"]) == (1, "storage.corrupt"), refused.err
+            assert schema in refused.error["message"]
+            assert "rename the schema) and sync again" in refused.error["hint"]
         rows(url, f"ALTER SCHEMA {schema} RENAME TO {schema}_damaged", write=True)
         assert cli("sync", "acme").status == 0
         assert cli("count", "acme", "AcmeUser").out.strip() == "20"
