@@ -90,9 +90,7 @@ CANDIDATES = 3  # similar names that an error lists
 HIDDEN = "***"  # in place of a value that may be a secret
 AROUND = 200  # characters of a filter that an error shows before and after the column
 LISTED = 10  # names that an error lists when none is similar
-DAMAGED = (  # what to do when what is stored makes no sense
-    "restore a backup, or move the file away (on a server: rename the schema) and sync again"
-)
+DAMAGED = "restore a backup, or move the file away (on a server: rename the schema) and sync again"
 HELP = {"command": "commands: max --help", "option": "options: {where} --help"}  # where a list would be long
 MEANT = """
 add install login link source: connect; browse select: sql search;
