@@ -353,7 +353,7 @@ class SqliteDialect(Dialect):
             return True
         try:
             return connection is not None and (
-                connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",)
+                connection.execute("PRAGMA integrity_check(1)").fetchone() != ("ok",)
                 or _holds_foreign_types(connection)
             )
         except sqlite3.Error:
