@@ -121,6 +121,8 @@ def read_shape(connection: Connection, connector: str) -> Shape | None:
 
 def _place(entity: StoredEntity, declared: Json, *, hidden: bool) -> None:
     name = declared["name"]
+    for key in ("child", "by") if "child" in declared else ("kind", "optional", "target"):
+        declared[key]  # what is damaged is named where it is read
     entity.fields[name] = StoredField(declared, (entity.name, name), hidden=hidden)
 
 

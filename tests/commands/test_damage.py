@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -62,15 +64,18 @@ def truncate(data: bytearray, draw: random.Random) -> None:
 KINDS = [flip, flip, flip, zero, misdirect, truncate]
 
 
-def test_a_damaged_database_is_answered_from_or_named_by_every_command(
-    tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def path(tmp_path: Path, cli: Cli) -> Path:
+    """The file of an installation that was synced and records changes."""
     cli("init")
     words = [part for one in SMALL for part in ("--set", one)]
     assert cli("connect", "acme", *words).status == 0
     assert cli("settings", "acme", "history=changes").status == 0
     assert cli("sync", "acme").status == 0
-    path = tmp_path / ".max" / "installations" / "acme" / "default" / "data.db"
+    return tmp_path / ".max" / "installations" / "acme" / "default" / "data.db"
+
+
+def test_a_damaged_database_is_answered_from_or_named_by_every_command(path: Path, cli: Cli) -> None:
     sound = path.read_bytes()
     codes = set()
     for number in range(DAMAGES):
@@ -92,3 +97,21 @@ def test_a_damaged_database_is_answered_from_or_named_by_every_command(
                 assert error["hint"], what
     assert "storage.corrupt" in codes
     assert codes <= {"storage.corrupt", "storage.empty", "storage", "sync", "schema", "not_found"}, codes
+
+
+def test_an_index_that_does_not_have_what_its_table_has_is_named(path: Path, cli: Cli) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        sql = "SELECT rootpage FROM sqlite_master WHERE name = 'sqlite_autoindex__max_change_entity_1'"
+        (page,) = connection.execute(sql).fetchone()
+    data = bytearray(path.read_bytes())
+    start = data.index(b"AcmeTask", (page - 1) * PAGE, page * PAGE)
+    data[start : start + 8] = b"AcmeTusk"
+    path.write_bytes(data)
+    assert cli("migrate", "acme", "--json").error["code"] == "storage.corrupt"
+
+
+def test_a_stored_schema_that_lost_a_word_is_named(path: Path, cli: Cli) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("UPDATE _max_schema SET schema = replace(schema, '\"target\"', '\"carpet\"')")
+    assert cli("migrate", "acme", "--json").error["code"] == "storage.corrupt"
