@@ -155,6 +155,7 @@ def test_a_copy_that_pruning_made_is_read_and_checked_by_its_name(cli: Cli) -> N
 READING = ["search acme AcmeUser", "count acme AcmeTask", "status", "runs", "watch --once", "health", "audit"]
 READING += [
     "audit --verify",
+    "doctor",
     "schema acme",
     "settings acme",
     "changes acme",

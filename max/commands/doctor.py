@@ -26,7 +26,7 @@ def configure_doctor(parser: Parser) -> None:
     """``max doctor [INSTALLATION …]``."""
     parser.answers_rows = True
     parser.add_argument("targets", nargs="*", metavar="INSTALLATION", help="only these; without any, all")
-    about = "also compare indexes with their tables, which takes as long as reading all of it a few times"
+    about = "also compare indexes with their tables, which takes some fifteen times as long"
     parser.add_argument("--deep", action="store_true", help=about)
     parser.add_examples(
         "max doctor",

@@ -26,6 +26,7 @@ COMMANDS = [
     ["search", "acme", "AcmeTask", "--filter", "assignee.name ~= a", "--order-by", "title", "--json"],
     ["get", "acme", "AcmeUser:user-1", "--json"],
     ["status", "--json"],
+    ["doctor", "--deep", "--json"],
     ["runs", "acme", "--json"],
     ["schema", "acme", "--json"],
     ["freshness", "acme", "--json"],

@@ -41,6 +41,7 @@ COMMANDS = [
     ["status"],
     ["status", "acme"],
     ["health"],
+    ["doctor"],
     ["runs", "acme"],
     ["runs", "show", NEWEST],
     ["schema", "acme"],
