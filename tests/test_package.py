@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -308,3 +309,14 @@ def imported(parts: tuple[str, ...]) -> set[str]:
             names = [node.module] if node.module else [alias.name for alias in node.names]
             found |= {(*folder, *name.split("."))[0] for name in names}
     return {"__init__" if name in ("__version__", "load_lazily") else name for name in found}
+
+
+def test_an_extra_installs_every_library_for_whose_lack_it_is_named() -> None:
+    """``MissingExtra("postgres", "psycopg", …)``: its hint is to install the extra."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = set()
+    for path in [*(ROOT / "max").rglob("*.py"), *(ROOT / "connectors").rglob("*.py")]:
+        named |= set(re.findall(r'MissingExtra\("([^"]+)", "([^"]+)"', path.read_text()))
+    assert len(named) > 5
+    lacking = {(extra, library) for extra, library in named if library not in str(extras[extra])}
+    assert lacking == set()
