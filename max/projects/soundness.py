@@ -145,7 +145,7 @@ def _configuration(connector: Connector[Any, Any], info: InstallationInfo) -> Fi
         wrong = ", ".join(one.path for one in getattr(error, "mismatches", ())) or names
         hint = f"max connect {info} --update --set KEY=VALUE"
         return problem("configuration", f"its connector cannot use the values of {wrong}", hint)
-    return Finding("configuration", f"its connector can use {f'the values of {names}' if names else 'it'}")
+    return Finding("configuration", f"its connector can use its values ({names or 'none'})")
 
 
 def _secrets(
@@ -163,10 +163,8 @@ def _secrets(
     if missing:
         hint = f"max connect {info} --update --credential {missing[0]}=env:VARIABLE"
         yield problem("secrets", f"missing: {', '.join(missing)}", hint)
-    elif names:
-        yield Finding("secrets", f"there: {', '.join(sorted(names))}")
     else:
-        yield Finding("secrets", "there is none" + (", and none is required" if connector else ""))
+        yield Finding("secrets", f"there: {', '.join(sorted(names)) or 'none, and none is missed'}")
 
 
 def _move(project: ProjectManager, info: InstallationInfo) -> Iterator[Finding]:
