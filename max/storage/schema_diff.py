@@ -262,6 +262,11 @@ class Planner:
         return users_own(self._connection)
 
     @property
+    def _naming(self) -> Sequence[str]:
+        """What keeps a name from changing, or from going."""
+        return (*FIRING, *VIEWS) if self._connection.dialect.binds_views else FIRING
+
+    @property
     def _bound(self) -> Sequence[str]:
         """What keeps a column from getting another type."""
         return ("column", *FIRING[1:], *VIEWS) if self._connection.dialect.binds_views else ("column",)
@@ -379,7 +384,7 @@ class Planner:
             self._follow_inverse(entity.name, change.old, change.new)
         field.declared = field.declared | {"name": change.new}
         words = f"becomes {change.new}"
-        if field.many or not self._in_use(path, entity, field.origin[1], *FIRING):
+        if field.many or not self._in_use(path, entity, field.origin[1], *self._naming):
             self._note(*path, "renamed", words, compatible=field.hidden, work=work)
 
     def _renaming(self, entity: str, change: RenameField, *, many: bool) -> Work:
@@ -407,7 +412,7 @@ class Planner:
             return
         work: Work = lambda do: do.rename_entity(change.old, change.new)  # noqa: E731
         words, path = f"becomes {change.new}", (change.old, "")
-        if not self._in_use(path, entity, "", *FIRING) and not self._taken((change.old, change.new)):
+        if not self._in_use(path, entity, "", *self._naming) and not self._taken((change.old, change.new)):
             self._note(*path, "renamed", words, compatible=entity.hidden, work=work)
         self._shape[change.new] = self._shape.pop(change.old)
         entity.name = change.new
@@ -506,7 +511,7 @@ class Planner:
 
         rows, path = self._count(entity.origin), (change.entity, "")
         words = f"is deleted with its {rows} rows"
-        if not self._in_use(path, entity, "", *FIRING, "index", "column", "foreign key"):
+        if not self._in_use(path, entity, "", *self._naming, "index", "column", "foreign key"):
             self._note(*path, "dropped", words, compatible=entity.hidden, rows=rows, work=work)
         del self._shape[change.entity]
 
@@ -524,7 +529,7 @@ class Planner:
                 self._compare_entity(stored, schema.entities[name], one)
         for name, stored in self._shape.items():
             if name not in declared and not stored.hidden:
-                if not self._in_use((name, ""), stored, "", *FIRING):
+                if not self._in_use((name, ""), stored, "", *self._naming):
                     self._note(name, "", "hidden", GONE, compatible=False)
                 stored.hidden = True
                 for field in stored.fields.values():

@@ -69,6 +69,7 @@ OWN = {
 SEVERAL = ("view of a view", "view of another schema", "disabled trigger", "rule on a view")
 OWN["several that are made again"] = ";".join(OWN[one].rstrip().rstrip(";") for one in SEVERAL)
 FEW = [
+    ("several that are made again", "entity renamed"),
     ("several that are made again", "new field"),
     ("materialised view of a view", "new field"),
     ("trigger", "field renamed"),
@@ -125,11 +126,16 @@ def known_of_views(connection: Any) -> list[Any]:
                   FROM pg_attribute AS a LEFT JOIN pg_attrdef AS d ON d.adrelid = c.oid AND d.adnum = a.attnum
                  WHERE a.attrelid = c.oid AND a.attnum > 0),
                (SELECT string_agg(x.description, ', ' ORDER BY x.description) FROM pg_description AS x
-                 WHERE x.description IN ('off', 'read'))
+                 WHERE x.description IN ('off', 'read') AND x.objoid IN (
+                       SELECT t.oid FROM pg_trigger AS t JOIN pg_class AS k ON k.oid = t.tgrelid
+                        WHERE k.relnamespace = to_regnamespace(?)
+                        UNION SELECT r.oid FROM pg_rewrite AS r JOIN pg_class AS k ON k.oid = r.ev_class
+                        WHERE k.relnamespace = to_regnamespace(?)))
           FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
          WHERE n.nspname IN (?, ?) AND c.relkind = 'v' AND c.relname IN ('mine', 'yours') ORDER BY 1, 2
     """
-    return list(connection.execute(sql, (here(connection), elsewhere(connection))).fetchall())
+    own = here(connection)
+    return list(connection.execute(sql, (own, own, own, elsewhere(connection))).fetchall())
 
 
 @pytest.mark.parametrize(("own", "change"), [*product(OWN, UPGRADES)] if EVERY else FEW)
