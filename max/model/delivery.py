@@ -77,7 +77,7 @@ class FeedPage(Struct):
     """Which page of which feed a delivery is.
 
     ``sync_token``: the feed's new position, stored with the ``last`` page.  ``initial``: the feed
-    begins at this position, so it does not cover what was listed before.
+    starts over, with the ``first`` page, so it does not cover what was listed before.
     """
 
     root: Ref[Any]
@@ -86,6 +86,7 @@ class FeedPage(Struct):
     sync_token: str | None
     began_at: float
     initial: bool = False
+    first: bool = False
 
 
 class Delivery(Struct):

@@ -11,7 +11,7 @@ import math
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..model.delivery import DeletionScope
+from ..model.delivery import DeletionScope, FeedPage
 from ..model.entities import ManyOf
 from .database import FALSE, Connection
 from .rows import NEVER, TableMapping
@@ -94,11 +94,14 @@ class EvidenceReader:
             return Evidence(1, covered, *possible[0])
         return Evidence(len(possible), covered, None, -math.inf)
 
-    def feeds_begun(self, connection: Connection, entity: type[Entity]) -> float:
-        """Since when the feeds that bring an entity were followed for all of their roots."""
+    def others_begun(self, connection: Connection, entity: type[Entity], feed: FeedPage) -> float:
+        """Since when the feeds that bring an entity were followed for all roots, besides this one's."""
         names = [one.name for one in self._resolver.loaders if one.kind == "feed" and _brings(one, entity)]
-        sql = "SELECT min(begun_at) FROM _max_feed_state WHERE feed IN {set:names}"
-        values = {"names": connection.dialect.array(names)}
+        sql = """
+            SELECT min(begun_at) FROM _max_feed_state
+             WHERE feed IN {set:names} AND NOT (feed = :feed AND root = :root)
+        """
+        values = {"names": connection.dialect.array(names), "feed": feed.feed, "root": feed.root.id}
         (begun,) = connection.execute(connection.dialect.sql(sql), values).fetchone()
         return math.inf if begun is None else begun
 

@@ -401,6 +401,12 @@ class Membership(RenameOwner):
             counts.setdefault(feed, {})[age] = number
         return {feed: histogram(found) for feed, found in counts.items()}
 
+    def begin_feed(self, connection: Connection, changes: FeedPage) -> None:
+        """A feed starts over: rows that it brings and that no listing has are missing until it names them."""
+        brings = self.resolver.brought_by(changes.feed)
+        for entity in dict.fromkeys(field.entity for field in brings):
+            self._removals.mark_unnamed(connection, self._mappings[entity.__name__], changes)
+
     def close_feed(self, connection: Connection, changes: FeedPage) -> None:
         """A feed was read to its end: its sync token moves."""
         values = {
@@ -411,11 +417,6 @@ class Membership(RenameOwner):
             "initial": changes.initial,
         }
         connection.execute(CLOSE_FEED, values)
-        if changes.initial:
-            brings = self.resolver.brought_by(changes.feed)
-            for entity in dict.fromkeys(field.entity for field in brings):
-                mapping = self._mappings[entity.__name__]
-                self._removals.mark_unlisted(connection, mapping, changes.began_at)
 
     def fields_covered(self, entity: type[Entity], feed: str) -> list[str]:
         """The fields of an entity that are stale once the feed names it."""

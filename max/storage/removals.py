@@ -55,7 +55,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from ..model.columns import EncodedRows
-from ..model.delivery import DeletionCandidates, DeletionScope, ListingPage
+from ..model.delivery import DeletionCandidates, DeletionScope, FeedPage, ListingPage
 from ..model.entities import Entity, ManyOf, Ref
 from ..model.schema import Schema
 from ..model.values import Kind
@@ -382,28 +382,35 @@ class Removals(RenameOwner):
                 connection.execute(mapping.sql(sql), {"at": at, "ids": connection.dialect.array(ids)})
 
     def mark_unlisted(
-        self,
-        connection: Connection,
-        mapping: TableMapping[Any],
-        at: float,
-        groups: Sequence[EncodedRows] | None = None,
+        self, connection: Connection, mapping: TableMapping[Any], at: float, groups: Sequence[EncodedRows]
     ) -> None:
-        """Rows in no listing are missing: those that came at ``at``, or all, as when a feed starts over then.
+        """Of rows that came at a time, those in no listing are missing."""
+        ids = connection.dialect.array(id for rows in groups for id in rows.ids)
+        self._mark_unlisted(connection, mapping, {"at": at, "earliest": at, "whole": False, "ids": ids})
+
+    def mark_unnamed(self, connection: Connection, mapping: TableMapping[Any], feed: FeedPage) -> None:
+        """A feed starts over, and names again what there is: rows in no listing are missing until then.
 
         What a response has brought since then exists all the same.  Where several roots follow the feeds
         that bring the entity, the others speak for what came since the earliest of them began.
         """
+        earliest = self._evidence.others_begun(connection, mapping.entity, feed)
+        values = {
+            "at": feed.began_at,
+            "earliest": earliest,
+            "whole": True,
+            "ids": connection.dialect.array(()),
+        }
+        self._mark_unlisted(connection, mapping, values)
+
+    def _mark_unlisted(
+        self, connection: Connection, mapping: TableMapping[Any], values: Mapping[str, Any]
+    ) -> None:
         some = connection.execute(mapping.sql("SELECT 1 FROM {table} LIMIT 1")).fetchone()
         if some and self.schema.collections_of(mapping.entity):
             connection.execute(MEMBERS_BY_CHILD)
-            values = {
-                "entity": mapping.entity.__name__,
-                "collections": self._names(connection, mapping.entity),
-                "at": at,
-                "earliest": self._evidence.feeds_begun(connection, mapping.entity) if groups is None else at,
-                "whole": groups is None,
-                "ids": connection.dialect.array(id for rows in groups or () for id in rows.ids),
-            }
+            names = self._names(connection, mapping.entity)
+            values = {**values, "entity": mapping.entity.__name__, "collections": names}
             connection.execute(_with_loads(mapping, MARK_UNLISTED), values)
 
     def mark_circles(self, connection: Connection, at: float) -> None:

@@ -351,10 +351,12 @@ class TableWriter(Tables):
                     self.membership.close_listing(connection, listing, position, at=received_at)
                     self.quarantine.close(connection, listing)
         if changes is not None:
+            if changes.first and changes.initial:
+                self.membership.begin_feed(connection, changes)
+            for one in validated:
+                self.membership.move_members(connection, one.mapping, one.existing, changes.root)
             if changes.last:
                 self.membership.close_feed(connection, changes)
-            for one in validated:  # after the end of the feed, which does not see that they exist
-                self.membership.move_members(connection, one.mapping, one.existing, changes.root)
 
     def _unknown(
         self, connection: Connection, mapping: TableMapping[Any], number: int, ids: Sequence[str]

@@ -431,7 +431,9 @@ class TaskRunner:
             tracker.take(page)
             position = tracker.position
             began, initial = position.began or at, not position.delta
-            changes = FeedPage(root, loader.name, position.ended, page.sync_token, began, initial)
+            changes = FeedPage(
+                root, loader.name, position.ended, page.sync_token, began, initial, position.number == 1
+            )
             delivery = Delivery(
                 page.items,
                 at,
