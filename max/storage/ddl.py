@@ -26,6 +26,10 @@ from .database import Connection, quoted
 from .rows import MOVED, TableMapping, load_column
 
 MOST_BITS = 100_000  # that the fields of an entity have ever been given; far more than columns fit a table
+FIELDS = """
+    SELECT entity, field, bit, load_group,
+           (SELECT max(version) >= 4 FROM _max_migration WHERE owner = 'engine') FROM _max_field
+"""  # whether there are loads that say whom a page has shown again: see tables.py
 
 # -- bits and load groups ----------------------------------------------------------------------
 
@@ -119,9 +123,9 @@ def read_mappings(connection: Connection, schema: Schema) -> dict[str, TableMapp
     """How each entity is stored, by entity name."""
     bits: dict[str, dict[str, int]] = {name: {} for name in schema.entities}
     groups: dict[str, dict[str, int]] = {name: {} for name in schema.entities}
-    for name, field, bit, group in connection.execute(
-        "SELECT entity, field, bit, load_group FROM _max_field"
-    ):
+    shows_again = False
+    for name, field, bit, group, again in connection.execute(FIELDS).fetchall():
+        shows_again = bool(again)
         if name in bits and field in schema.entities[name].types():
             bits[name][field], groups[name][field] = bit, group
     for name, entity in schema.entities.items():
@@ -130,7 +134,14 @@ def read_mappings(connection: Connection, schema: Schema) -> dict[str, TableMapp
         if any(bit not in range(MOST_BITS) for bit in bits[name].values()):
             raise StorageCorrupt(f"the fields of {name} are numbered {bits[name]}", hint=DAMAGED)
     return {
-        name: TableMapping(connection.dialect, entity, f"_{schema.table(name)}", bits[name], groups[name])
+        name: TableMapping(
+            connection.dialect,
+            entity,
+            f"_{schema.table(name)}",
+            bits[name],
+            groups[name],
+            shows_again=shows_again,
+        )
         for name, entity in schema.entities.items()
     }
 

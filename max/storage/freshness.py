@@ -20,8 +20,8 @@ request for one task (load 2, 10:05) brings a body.  At 10:07 the status of a is
 
 **A listing that is read again** reuses the load of each of its pages.  Rows that did not change
 still name that load and are not written, and are as fresh as it is.  So such a load speaks only
-for rows that this pass over the listing has shown: those whose membership has its generation.  The
-load of a page that shows the same rows again keeps the generation of their memberships.
+for rows that this pass over the listing has shown: those whose membership has its generation, and the
+members of a page that it has shown again, whose memberships have its number and the load's ``since``.
 
 **Responses out of order.**  Of two responses for one field, the one that was requested later wins,
 whichever is stored first.  ``_max_high_water`` has the latest request of each entity: a response
@@ -46,7 +46,7 @@ from ..model.filters import Filter
 from ..model.query import Query
 from .database import TRUE, Connection, RenameOwner, Targets, decoding, joined, quoted
 from .query_sql import Statement, run
-from .rows import BITS, NEVER, TableMapping, load_bitmap, speaks_for
+from .rows import BITS, NEVER, TableMapping, load_bitmap
 from .sync_state import IS_DOUBTFUL
 
 TABLES = """
@@ -86,8 +86,9 @@ RECORD = """
 """
 KEEP = """
     INSERT INTO _max_freshness (entity, row, field, synced_at, recorded_at)
-    SELECT * FROM (SELECT :entity, t._row, :field, {synced} AS at, :at FROM {{table}} AS t
-                    WHERE t._id IN {{set:ids}}) AS known WHERE known.at IS NOT NULL
+    SELECT :entity, row, :field, at, :at FROM (
+           SELECT t._row AS row, {synced} AS at, t.{load} AS load FROM {{table}} AS t
+            WHERE t._id IN {{set:ids}}) AS known WHERE at IS NOT NULL OR load IS NOT NULL
     ON CONFLICT (entity, row, field) DO UPDATE
        SET synced_at = excluded.synced_at, recorded_at = excluded.recorded_at
 """
@@ -186,11 +187,16 @@ class Freshness(RenameOwner):
         self.advance_high_water(connection, mapping, recorded_at)
 
     def keep(self, connection: Connection, mapping: TableMapping[Any], ids: Sequence[str], at: float) -> None:
-        """The fields of some rows stay as old as they are, although a load of ``at`` shows them."""
+        """The fields of some rows stay as old as they are, although a load of ``at`` shows them.
+
+        Rows that another page has brought are of an unknown age once its load is of a later pass.
+        """
         for name in mapping.types:
             values = {"entity": mapping.entity.__name__, "field": name, "at": at}
             values["ids"] = connection.dialect.array(ids)
-            connection.execute(mapping.sql(KEEP.format(synced=mapping.synced(name, "t"))), values)
+            load = quoted(mapping.load_columns[mapping.load_groups[name]])
+            sql = KEEP.format(synced=mapping.synced(name, "t"), load=load)
+            connection.execute(mapping.sql(sql), values)
 
     def advance_high_water(
         self, connection: Connection, mapping: TableMapping[Any], at: float, latest: float | None = None
@@ -388,7 +394,7 @@ class Freshness(RenameOwner):
             SELECT {connection.dialect.whole("? - p.requested_at")}, count(*), {", ".join(bitmaps)}
               FROM {quoted(mapping.table)} AS t
               LEFT JOIN _max_load AS p
-                ON p.id = t.{quoted(mapping.load_columns[group])} AND {speaks_for("t")}
+                ON p.id = t.{quoted(mapping.load_columns[group])} AND {mapping.speaks_for("t")}
              WHERE t._removed_at IS NULL
              GROUP BY 1, {positions}
         """
@@ -417,7 +423,7 @@ class Freshness(RenameOwner):
               FROM _max_freshness AS x
               JOIN {quoted(mapping.table)} AS t ON t._row = x.row AND t._removed_at IS NULL
               LEFT JOIN _max_load AS p ON p.id = CASE x.field {" ".join(loads)} END
-                                      AND CASE x.field {" ".join(brought)} END AND {speaks_for("t")}
+                                      AND CASE x.field {" ".join(brought)} END AND {mapping.speaks_for("t")}
              WHERE x.entity = :entity AND x.field IN {connection.dialect.set_of(":fields")}
              GROUP BY 1, 2, 3
         """
@@ -539,7 +545,9 @@ def _stale(mapping: TableMapping[Any], field: str, before: str) -> str:
 @cache
 def _insert_load(words: int) -> str:
     columns = [load_bitmap(word) for word in range(words)]
-    changed = ", ".join(f"{name} = excluded.{name}" for name in ("generation", "requested_at", *columns))
+    changed = ", ".join(
+        f"{name} = excluded.{name}" for name in ("generation", "since", "requested_at", *columns)
+    )
     return (
         f"INSERT INTO _max_load (entity, listing, generation, number, requested_at, {', '.join(columns)})"
         f" VALUES (?, ?, ?, ?, ?{', ?' * words})"

@@ -140,7 +140,7 @@ HAS_UNSHOWN = """
 SHOW_AGAIN = (  # the page's load speaks for those whom it brings: see freshness.py
     "UPDATE _max_listing_page SET generation = :generation WHERE listing = :listing AND number = :page",
     """
-    UPDATE _max_load SET generation = :since
+    UPDATE _max_load SET since = :since
      WHERE listing = :listing AND number = :page AND entity = :entity
     """,
 )

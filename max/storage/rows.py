@@ -43,7 +43,8 @@ class TableMapping(Generic[E]):
 
     ``bits`` numbers the fields.  ``load_groups`` numbers the groups of fields that arrive
     together: each group has a column that names the load which last brought it.  ``watched`` names
-    the field, by collections and fields, after whose moves they are fetched again.
+    the field, by collections and fields, after whose moves they are fetched again.  ``shows_again``:
+    loads say whom a page has shown again; tables of a Max before that can still be read.
     """
 
     def __init__(
@@ -53,10 +54,12 @@ class TableMapping(Generic[E]):
         table: str,
         bits: dict[str, int],
         load_groups: dict[str, int],
+        *,
+        shows_again: bool = True,
     ) -> None:
         self.dialect, self.entity, self.table = dialect, entity, table
         self.types, self.refs = dict(entity.types()), entity._ref_fields()
-        self.bits, self.load_groups = bits, load_groups
+        self.bits, self.load_groups, self.shows_again = bits, load_groups, shows_again
         self.upserts: dict[tuple[tuple[str, ...], tuple[int, ...]], tuple[str, tuple[Kind, ...]]] = {}
         self.covered: dict[tuple[str, ...], tuple[tuple[int, ...], tuple[int, ...]]] = {}  # load groups
         self.bitmaps = [bitmap_column(number) for number in range(1 + max(bits.values(), default=0) // BITS)]
@@ -112,7 +115,7 @@ class TableMapping(Generic[E]):
         column, entity = quoted(load_column(self.load_groups[name])), self.entity.__name__
         load = (
             f"(SELECT p.requested_at FROM _max_load AS p WHERE p.id = {alias}.{column}"
-            f" AND {self.brought(name)} AND {speaks_for(alias)})"
+            f" AND {self.brought(name)} AND {self.speaks_for(alias)})"
         )
         own = (
             f"FROM _max_freshness AS x WHERE x.entity = '{entity}' AND x.row = {alias}._row"
@@ -121,6 +124,14 @@ class TableMapping(Generic[E]):
         return (
             f"CASE WHEN coalesce((SELECT x.recorded_at {own}), {NEVER}) >= coalesce({load}, {NEVER})"
             f" THEN (SELECT x.synced_at {own}) ELSE {load} END"
+        )
+
+    def speaks_for(self, alias: str) -> str:
+        """SQL that is true when the load ``p``, which brought a row, is still that of its last listing."""
+        again = " OR (k.page = p.number AND k.generation = p.since)" if self.shows_again else ""
+        return (
+            "(p.listing IS NULL OR EXISTS (SELECT 1 FROM _max_membership AS k WHERE k.listing = p.listing"
+            f" AND k.child = {alias}._row AND (k.generation >= p.generation{again})))"
         )
 
     def encode(self, entities: Sequence[Entity]) -> list[EncodedRows]:
@@ -221,14 +232,6 @@ def in_a_row(
     sql = mapping.sql("SELECT min(_row), max(_row) FROM {table} WHERE _id IN (?, ?)")
     first, last = connection.execute(sql, (ids[0], ids[-1])).fetchone()
     return (first, last) if first is not None and last - first == len(ids) - 1 else None
-
-
-def speaks_for(alias: str) -> str:
-    """SQL that is true when the load ``p``, which brought a row, is still that of its last listing."""
-    return (
-        f"(p.listing IS NULL OR EXISTS (SELECT 1 FROM _max_membership AS k WHERE k.listing = p.listing"
-        f" AND k.child = {alias}._row AND k.generation >= p.generation))"
-    )
 
 
 def bitmap_column(number: int) -> str:

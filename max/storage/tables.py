@@ -84,12 +84,14 @@ LISTING_PAGES = """
         PRIMARY KEY (listing, number)
     ) {by_key}
 """
+SHOWN_AGAIN = "ALTER TABLE _max_load ADD COLUMN since INTEGER"
 SCHEMAS = 16  # of which a process keeps the entities
 OWNER = "engine"  # of these tables, in the catalogue
 VERSIONS = (
     SCHEMA_TABLES,
     KNOWN_PAGES,
     LISTING_PAGES,
+    SHOWN_AGAIN,
 )  # how the scripts begin that make them; TableWriter has the whole
 
 

@@ -388,6 +388,17 @@ def test_a_database_that_does_not_know_of_narrow_syncs_is_read(synced: Cli) -> N
     assert (data["count"], data["complete"]) == (200, True)
 
 
+def test_the_ages_in_a_database_that_knows_of_no_pages_are_read(synced: Cli) -> None:
+    before = synced("freshness", "acme", "-o", "json").data["data"]
+    sql("ALTER TABLE _max_load DROP COLUMN since")
+    sql("ALTER TABLE _max_membership DROP COLUMN page")
+    sql("DROP TABLE _max_listing_page")
+    sql("DELETE FROM _max_migration WHERE owner = 'engine' AND version > 2")
+    after = synced("freshness", "acme", "-o", "json").data["data"]
+    assert [one["never"] for one in after] == [one["never"] for one in before]
+    assert synced("sync", "acme", "--full").status == 0
+
+
 @pytest.mark.parametrize("command", ["find audit", "sql 'SELECT 1'"])
 def test_a_question_over_all_installations_names_those_that_were_never_synced(
     synced: Cli, command: str

@@ -182,3 +182,37 @@ def test_what_two_pages_have_shown_is_a_member_for_as_long_as_one_of_them_shows_
         assert await members(store) == {0, 2, 5}
 
     using(place, body)
+
+
+async def age(store: Store, id: str) -> float | None:
+    """When the name of someone was last synced."""
+    return await store.meta.synced_at(Person.ref(id), Person.name)
+
+
+def test_who_left_a_page_by_a_listing_of_ids_is_not_as_fresh_as_it(place: str) -> None:
+    async def body(store: Store) -> None:
+        await list_pages(store, [0, 9], [2, 3], at=10.0)
+        for number, ids in enumerate([[0, 2], [9, 3]]):
+            page = ListingPage(TEAM, PEOPLE, number, number == 1, 20.0, ids_only=True)
+            await store.receive(Delivery([Person(str(id)) for id in ids], 20.0 + number / 100, page))
+        await list_pages(store, [0, 2], at=30.0, ends=False)
+        assert (await age(store, "0"), await age(store, "9")) == (30.0, None)
+
+    using(place, body)
+
+
+@pytest.mark.parametrize("how", ["unread", "invalid"])
+def test_who_left_a_page_and_could_not_be_read_on_another_is_not_as_fresh_as_it(place: str, how: str) -> None:
+    async def body(store: Store) -> None:
+        await list_pages(store, [0, 9], [2, 3], at=10.0)
+        for at in (20.0, 30.0):
+            await list_pages(store, [0, 2], at=at, ends=False)
+            page = ListingPage(TEAM, PEOPLE, 1, True, at, unread=["9"] if how == "unread" else [])
+            invalid = Person("9", name="listed", age="old")
+            rows = [person("3", "listed"), *([invalid] if how == "invalid" else [])]
+            await store.receive(Delivery(rows, at + 0.01, page))
+            assert (await age(store, "0"), await age(store, "9")) == (at, None)
+        await list_pages(store, [0, 2], at=40.0, ends=False)
+        assert (await age(store, "0"), await age(store, "9")) == (40.0, None)
+
+    using(place, body)
