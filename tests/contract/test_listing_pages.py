@@ -208,7 +208,7 @@ def test_who_left_a_page_and_could_not_be_read_on_another_is_not_as_fresh_as_it(
         for at in (20.0, 30.0):
             await list_pages(store, [0, 2], at=at, ends=False)
             page = ListingPage(TEAM, PEOPLE, 1, True, at, unread=["9"] if how == "unread" else [])
-            invalid = Person("9", name="listed", age="old")
+            invalid = Person("9", name="listed", age="old")  # type: ignore[arg-type]
             rows = [person("3", "listed"), *([invalid] if how == "invalid" else [])]
             await store.receive(Delivery(rows, at + 0.01, page))
             assert (await age(store, "0"), await age(store, "9")) == (at, None)
