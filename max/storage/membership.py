@@ -137,11 +137,11 @@ HAS_UNSHOWN = """
            SELECT number, since FROM _max_listing_page WHERE listing = :listing AND generation = :generation))
      LIMIT 1
 """
-SHOW_AGAIN = (  # the page's load speaks for those whom it brings: see freshness.py
+SHOW_AGAIN = (  # the page's load speaks for those whom it has brought: see freshness.py
     "UPDATE _max_listing_page SET generation = :generation WHERE listing = :listing AND number = :page",
     """
     UPDATE _max_load SET since = :since
-     WHERE listing = :listing AND number = :page AND entity = :entity
+     WHERE listing = :listing AND number = :page AND entity = :entity AND generation = :generation
     """,
 )
 BEGIN_PAGE = """

@@ -216,3 +216,15 @@ def test_who_left_a_page_and_could_not_be_read_on_another_is_not_as_fresh_as_it(
         assert (await age(store, "0"), await age(store, "9")) == (40.0, None)
 
     using(place, body)
+
+
+def test_a_pass_that_brings_no_values_takes_no_ages(place: str) -> None:
+    async def body(store: Store) -> None:
+        await list_pages(store, [0, 1, 2], at=10.0)
+        await list_pages(store, [0, 1, 2], at=20.0)
+        for at in (30.0, 40.0):
+            page = ListingPage(TEAM, PEOPLE, 0, False, at, ids_only=True)
+            await store.receive(Delivery([Person("0"), Person("1")], at, page))
+        assert [await age(store, id) for id in "012"] == [20.0] * 3
+
+    using(place, body)
