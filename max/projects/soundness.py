@@ -23,7 +23,7 @@ from ..installations.files import FOLDER, INSTALLATIONS
 from ..model.settings import InstallationInfo
 from ..model.soundness import PROJECT, Finding, Level, failed, few, problem, warning
 from ..model.values import file_size
-from ..storage.soundness import database_findings, library
+from ..storage.soundness import audit_findings, database_findings, library
 from .manager import ProjectManager, finishing, move_mark, ways_out
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ def folder_findings(project: ProjectManager, root: Path) -> Iterator[Finding]:
         project.refuse_foreign()
     except ProjectUntrusted as error:
         yield failed("owner", error, Level.WARNING)
+    yield from _tried("audit", lambda: audit_findings(project.audit_database()))
     yield _room(place, max((project.database(one).size() for one in project.installations()), default=0))
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 from ..errors import DAMAGED, MaxError
 from ..model.soundness import Finding, failed, few, problem, warning
 from ..model.values import file_size
-from . import catalogue
+from . import audit_log, catalogue
+from .catalogue import has_part
 from .database import NONSENSE, Connection, Database
 from .sqlite import CHECKPOINT
 from .sqlite import library as library
@@ -28,17 +29,38 @@ def database_findings(database: Database, connector: str, *, deep: bool) -> Iter
     integrity, version = partial(_integrity, deep=deep), partial(_version, connector=connector)
     with database.reader() as connection:
         yield _size(database)
-        for name, check in (("integrity", integrity), ("version", version), ("objects", _objects)):
-            try:
-                found = check(connection)
-            except MaxError as error:
-                error.locate(database.label)
-                found = failed(name, error)
-            except (*NONSENSE, connection.dialect.errors) as error:
-                yield failed(name, connection.dialect.error(database.label, error))
-                return
-            if found is not None:
-                yield found
+        yield from _found(database, connection, integrity=integrity, version=version, objects=_objects)
+
+
+def audit_findings(database: Database) -> Iterator[Finding]:
+    """What is found in the database of a project's audit, without which nothing can be changed or synced."""
+    if database.is_there():
+        with database.reader() as connection:
+            yield from _found(database, connection, audit=_audit)
+
+
+def _found(
+    database: Database, connection: Connection, **checks: Callable[[Connection], Finding | None]
+) -> Iterator[Finding]:
+    """What some checks find; nothing more is looked at after an error of the database."""
+    for name, check in checks.items():
+        try:
+            found = check(connection)
+        except MaxError as error:
+            error.locate(database.label)
+            found = failed(name, error)
+        except (*NONSENSE, connection.dialect.errors) as error:
+            yield failed(name, connection.dialect.error(database.label, error))
+            return
+        if found is not None:
+            yield found
+
+
+def _audit(connection: Connection) -> Finding:
+    has_part(connection, audit_log.OWNER, audit_log.MIGRATIONS)
+    if found := connection.dialect.damage(connection, deep=False):
+        return problem("audit", f"the database of the audit is damaged: {few(found)}", DAMAGED)
+    return Finding("audit", "its database is sound: max audit --verify reads each row of it")
 
 
 def _size(database: Database) -> Finding:

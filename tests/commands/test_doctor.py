@@ -110,7 +110,7 @@ def test_outside_of_a_project_it_looks_at_the_machine_alone(cli: Cli) -> None:
 
 def test_a_sound_project_is_ok_in_each_check_and_stays_as_it_is(synced: Cli, tmp_path: Path) -> None:
     before = files(tmp_path)
-    assert [*found(synced, about="project")] == ["daemon", "files", "disk"]
+    assert [*found(synced, about="project")] == ["daemon", "files", "audit", "disk"]
     assert [*found(synced, "acme", about="acme:default")] == OF_INSTALLATION
     assert (levels(synced), levels(synced, "--deep")) == ({}, {})
     assert files(tmp_path) == before
@@ -194,6 +194,20 @@ def test_a_page_of_zeros_is_a_problem_and_the_rest_is_looked_at_all_the_same(syn
 def test_a_file_that_is_no_database_is_a_problem(synced: Cli) -> None:
     overwrite(1, lambda page: b"x" * len(page))
     assert found(synced)["data"]["level"] == "problem"
+
+
+@pytest.mark.parametrize("damage", [b"no database", None])
+def test_an_audit_that_is_damaged_is_a_problem_as_nothing_can_be_synced(
+    synced: Cli, tmp_path: Path, damage: bytes | None
+) -> None:
+    audit = tmp_path / ".max" / "audit.db"
+    held = audit.read_bytes()
+    audit.write_bytes(damage or held[:PAGE] + bytes(len(held) - PAGE))
+    row = found(synced, about="project")["audit"]
+    assert row["level"] == "problem"
+    assert "audit" in row["fact"]
+    assert "restore a backup" in row["hint"]
+    assert synced("doctor").status == 1
 
 
 def test_an_index_that_lacks_what_its_table_has_is_found_by_the_longer_check(synced: Cli) -> None:
