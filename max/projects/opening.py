@@ -98,8 +98,11 @@ def database_of(root: Path) -> str | None:
     """The URL that a folder names; None when its project is in its files."""
     file = root / FOLDER / IDENTITY
     with translated(file):
-        if not file.exists() or f'"{DATABASE}"'.encode() not in content(file):
+        if not file.exists():
             return None
+    text = content(file).strip()
+    if text[:1] + text[-1:] == b"{}" and f'"{DATABASE}"'.encode() not in text:
+        return None  # most commands need no JSON, which is slow to import
     url = read_object(file).get(DATABASE)
     return url if is_url(url if isinstance(url, str) else "") else None
 

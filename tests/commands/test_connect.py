@@ -169,13 +169,14 @@ def test_sync_does_not_connect_a_connector_that_needs_answers(cli: Cli, folder: 
     assert not (folder / ".max").exists()
 
 
-@pytest.mark.parametrize("words", [["sync", "acme"], ["connect", "acme:other"]])
+@pytest.mark.parametrize("content", ['{"database": "postgresql://h', "", "\0\0\0\0", "a text", '{"id": "x"'])
+@pytest.mark.parametrize("words", [["sync", "acme"], ["connect", "acme:other"], ["ls"]])
 def test_a_project_that_cannot_be_read_is_not_taken_for_none(
-    cli: Cli, folder: Path, words: list[str]
+    cli: Cli, folder: Path, words: list[str], content: str
 ) -> None:
     """It may lead to a database: what is connected in its place would go into files."""
     (folder / ".max").mkdir()
-    (folder / ".max" / "project.json").write_text('{"database": "postgresql://h')
+    (folder / ".max" / "project.json").write_text(content)
     refused = cli(*words, "-o", "json")
     assert (refused.status, refused.error["code"]) == (1, "project")
     assert "project.json is broken" in refused.error["message"]
