@@ -529,7 +529,7 @@ class SyncMeta(Protocol):
         """
 
     async def prepare(self, source: str, *, now: float, resumes: bool = False) -> float:
-        """Before a sync, forget what it may not rely on; the latest time of a stored response's request.
+        """Before a sync, forget what it may not rely on; the latest time of a stored response.
 
         Times after ``now`` count as never: the clock was ahead.  ``source`` names the configuration:
         when another one was synced before, everything counts as never fetched.  A sync that

@@ -33,6 +33,7 @@ TABLES = (
 )
 FIRST_TABLE = r"CREATE TABLE (\w+)"
 INDEX = r"\s*CREATE (?:UNIQUE )?INDEX (\w+)"
+DROPPED_INDEX = r"DROP INDEX IF EXISTS (\w+)"  # by a migration, which has made another in its place
 PUT = """
     INSERT INTO _max_object (name, kind, place, definition) VALUES (?, ?, ?, ?)
     ON CONFLICT (name) DO UPDATE SET place = excluded.place, definition = excluded.definition
@@ -68,7 +69,7 @@ def migrate(connection: Connection, owner: str, migrations: Sequence[str]) -> No
             )
         statements = _statements(connection, script)
         if version in done:
-            for statement in _lost_of(connection, statements).values():
+            for statement in _lost_of(connection, statements, migrations).values():
                 connection.execute(statement)
         else:
             for statement in statements:
@@ -80,16 +81,18 @@ def _statements(connection: Connection, script: str) -> list[str]:
     return list(filter(str.strip, connection.dialect.sql(script).split(";")))
 
 
-def _lost_of(connection: Connection, statements: Sequence[str]) -> dict[str, str]:
+def _lost_of(connection: Connection, statements: Sequence[str], migrations: Sequence[str]) -> dict[str, str]:
     """The statements of the indexes that a user has dropped, by name; writing relies on some of them."""
     indexes = {match[1]: one for one in statements if (match := re.match(INDEX, one))}
-    present = connection.dialect.names(connection) if indexes else set()
+    replaced = re.findall(DROPPED_INDEX, ";".join(migrations))
+    present = {*connection.dialect.names(connection), *replaced} if indexes else set()
     return {name: one for name, one in indexes.items() if name not in present}
 
 
 def lost_indexes(connection: Connection, migrations: Sequence[str]) -> list[str]:
     """The indexes of these that a user has dropped; the next ``migrate`` makes them again."""
-    return [name for one in migrations for name in _lost_of(connection, _statements(connection, one))]
+    scripts = [_statements(connection, one) for one in migrations]
+    return [name for some in scripts for name in _lost_of(connection, some, migrations)]
 
 
 def versions(connection: Connection) -> dict[str, int]:

@@ -24,8 +24,21 @@ for rows that this pass over the listing has shown: those whose membership has i
 members of a page that it has shown again, whose memberships have its number and the load's ``since``.
 
 **Responses out of order.**  Of two responses for one field, the one that was requested later wins,
-whichever is stored first.  ``_max_high_water`` has the latest request of each entity: a response
-requested after that is stored without comparing it row by row.
+whichever is stored first.  ``_max_high_water`` has the latest request of each entity, and when the
+latest page of a listing or a feed came: a response requested after both is stored without comparing
+it row by row.
+
+**Requests that overlap**, that is, one began before the other was answered, may have been answered
+in either order, so the winner may know less than the loser.  For one row by itself that is no loss:
+the value is as new as its own request.  A page of a listing or a feed has a bookmark besides, behind
+which the change lies that only it knew.  So where an overlapping response has another value than the
+page, whichever of them was stored first, the listings of the row are read in full once more (and what
+no listing brings is stale).  Where one of them says that the row is gone it stays, and is looked for.
+``received_at`` says of each load when it came.
+
+    page A of a listing      |----------------a|       a: answered, with the change
+    request B for the row        |---b-----------|     b: answered before the change
+    stored                                     A B     B's value stays; A's listing is read in full
 
 **After a crash** a response is stored with its load, or neither is: they share a transaction.
 """
@@ -36,6 +49,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from itertools import compress
 from typing import Any, NamedTuple
 
 from ..errors import UnknownName
@@ -76,12 +90,13 @@ TABLES = """
     CREATE TABLE _max_kept_loads (number INTEGER NOT NULL)
 """
 RECORD = """
-    INSERT INTO _max_freshness (entity, row, field, synced_at, recorded_at)
-    SELECT :entity, _row, f.value, :synced_at, :recorded_at
+    INSERT INTO _max_freshness (entity, row, field, synced_at, recorded_at, received_at)
+    SELECT :entity, _row, f.value, :synced_at, :recorded_at, :received_at
       FROM {table}, {each:fields} AS f
      WHERE _id IN {set:ids}
     ON CONFLICT (entity, row, field) DO UPDATE
-       SET synced_at = excluded.synced_at, recorded_at = excluded.recorded_at
+       SET synced_at = excluded.synced_at, recorded_at = excluded.recorded_at,
+           received_at = excluded.received_at
      WHERE excluded.recorded_at >= _max_freshness.recorded_at
 """
 KEEP = """
@@ -97,10 +112,26 @@ EXPIRE_RECORDS = """
      WHERE entity = :entity AND recorded_at <= :at AND field IN {set:fields}
 """
 ADVANCE_HIGH_WATER = """
-    INSERT INTO _max_high_water (entity, requested_at) VALUES (:entity, :latest)
-    ON CONFLICT (entity) DO UPDATE SET requested_at = excluded.requested_at
-     WHERE :at >= _max_high_water.requested_at
+    INSERT INTO _max_high_water AS w (entity, requested_at, marked_at)
+    VALUES (:entity, :latest, :marked_at)
+    ON CONFLICT (entity) DO UPDATE
+       SET requested_at = CASE WHEN excluded.requested_at > w.requested_at
+                               THEN excluded.requested_at ELSE w.requested_at END,
+           marked_at = CASE WHEN excluded.marked_at > w.marked_at
+                            THEN excluded.marked_at ELSE w.marked_at END
+"""
+ADVANCE_UNLESS_LATER = f"""{ADVANCE_HIGH_WATER}
+     WHERE :at >= w.requested_at AND :at >= w.marked_at
     RETURNING requested_at
+"""
+STORED_MEANWHILE = """
+    SELECT t._id, t._removed_at > :at FROM {{table}} AS t
+     WHERE t._id IN {{set:ids}} AND (t._removed_at > :at OR {loads} OR EXISTS (
+           SELECT 1 FROM _max_freshness AS x
+            WHERE x.entity = :entity AND x.row = t._row AND (x.synced_at > :at OR x.received_at > :at)))
+"""
+LOADED_MEANWHILE = """
+    t.{column} IN (SELECT id FROM _max_load WHERE entity = :entity AND received_at > :at)
 """
 LATEST_REQUEST = """
     SELECT coalesce(max(at), 0) FROM (
@@ -120,6 +151,18 @@ class PagePosition(NamedTuple):
     generation: int
     number: int
     has_known: bool = False  # some pages of the listing are known
+
+
+class Meanwhile(NamedTuple):
+    """What is stored of some rows that came between a request and its answer.
+
+    ``newer``: the fields of each row that a later request brought; None in place of the fields when the
+    row was removed by a later response.  ``overlapping``: the fields that came after this request, and were
+    asked for before.
+    """
+
+    newer: Mapping[str, frozenset[str] | None] = {}
+    overlapping: Mapping[str, frozenset[str]] = {}
 
 
 class Freshness(RenameOwner):
@@ -144,25 +187,26 @@ class Freshness(RenameOwner):
         mapping: TableMapping[Any],
         fields: Sequence[int],
         at: float,
+        received_at: float,
         position: PagePosition | None,
     ) -> int:
         """Record a response that brought some fields (as bitmaps) in every row; the number of its load.
 
         With a position, the load of the same page of the listing's last pass is reused.
         """
-        return self.record_loads(connection, mapping, fields, [at], position)[0]
+        return self.record_loads(connection, mapping, fields, [(at, received_at)], position)[0]
 
     def record_loads(
         self,
         connection: Connection,
         mapping: TableMapping[Any],
         fields: Sequence[int],
-        times: Iterable[float],
+        times: Iterable[tuple[float, float]],
         position: PagePosition | None = None,
     ) -> list[int]:
         """The same for responses of several times; the number of each one's load."""
         page = (None, None, None) if position is None else position[:3]
-        rows = [(mapping.entity.__name__, *page, at, *fields) for at in times]
+        rows = [(mapping.entity.__name__, *page, *asked_and_came, *fields) for asked_and_came in times]
         return [number for (number,) in connection.execute_each(_insert_load(len(mapping.bitmaps)), rows)]
 
     def record(
@@ -174,14 +218,19 @@ class Freshness(RenameOwner):
         *,
         synced_at: float | None,
         recorded_at: float,
+        received_at: float | None = None,
     ) -> None:
-        """Record for some rows when fields were synced, or (None) that older values are stale."""
+        """Record for some rows when fields were synced, or (None) that older values are stale.
+
+        ``received_at``: when the response came that brought them.
+        """
         values = {
             "entity": mapping.entity.__name__,
             "ids": connection.dialect.array(ids),
             "fields": connection.dialect.array(_known(mapping, fields)),
             "synced_at": synced_at,
             "recorded_at": recorded_at,
+            "received_at": received_at,
         }
         connection.execute(mapping.sql(RECORD), values)
         self.advance_high_water(connection, mapping, recorded_at)
@@ -199,14 +248,15 @@ class Freshness(RenameOwner):
             connection.execute(mapping.sql(sql), values)
 
     def advance_high_water(
-        self, connection: Connection, mapping: TableMapping[Any], at: float, latest: float | None = None
-    ) -> bool:
-        """Record the time of a request for an entity, or, when none is later, that of the ``latest`` of some.
-
-        Whether none is later than ``at``.
-        """
-        values = {"entity": mapping.entity.__name__, "at": at, "latest": at if latest is None else latest}
-        return connection.execute(ADVANCE_HIGH_WATER, values).fetchone() is not None
+        self,
+        connection: Connection,
+        mapping: TableMapping[Any],
+        latest: float,
+        marked_at: float | None = None,
+    ) -> None:
+        """Record when the latest request for an entity began, and when a page of a listing or a feed came."""
+        values = {"entity": mapping.entity.__name__, "latest": latest, "marked_at": marked_at or 0.0}
+        connection.execute(ADVANCE_HIGH_WATER, values)
 
     def invalidate(
         self, connection: Connection, query: Query[Any], fields: Sequence[str], *, at: float
@@ -267,8 +317,9 @@ class Freshness(RenameOwner):
         With -inf for the time, as another account wants it, the next value of a watched field has moved
         even if it equals the stored one.
         """
-        later = "UPDATE _max_high_water SET requested_at = :now WHERE requested_at > :now"
-        connection.execute(later, {"now": now})
+        for name in ("requested_at", "marked_at"):
+            later = f"UPDATE _max_high_water SET {name} = :now WHERE {name} > :now"
+            connection.execute(later, {"now": now})
         for mapping in self._mappings.values():
             for column in map(quoted, mapping.moved_columns.values()):
                 moved, since = (NEVER, after) if after == -math.inf else (":now", now)
@@ -278,7 +329,9 @@ class Freshness(RenameOwner):
         bits = ", ".join(f"{load_bitmap(word)} = 0" for word in range(words))
         for statement in (
             f"UPDATE _max_load SET requested_at = 0, {bits} WHERE requested_at > ?",
+            "UPDATE _max_load SET received_at = NULL WHERE received_at > ?",
             "UPDATE _max_freshness SET synced_at = NULL, recorded_at = 0 WHERE recorded_at > ?",
+            "UPDATE _max_freshness SET received_at = NULL WHERE received_at > ?",
         ):
             connection.execute(statement, (after,))
 
@@ -435,44 +488,39 @@ class Freshness(RenameOwner):
 
     # -- responses out of order -----------------------------------------------------------
 
-    def newer_fields(
+    def stored_meanwhile(
         self,
         connection: Connection,
         mapping: TableMapping[Any],
         ids: Iterable[str],
         at: float,
         latest: float | None = None,
-    ) -> dict[str, frozenset[str] | None]:
-        """The fields of these rows that a request after ``at`` has brought already.
+        *,
+        marked_at: float | None = None,
+    ) -> Meanwhile:
+        """What is stored of these rows that came after the request for them.
 
-        None in place of the fields: the row was removed by a later response.  The rows come by requests from
-        ``at`` to ``latest``.
+        They come by requests from ``at`` to ``latest``, which are noted; ``marked_at``: when they came with a
+        page of a listing or a feed.
         """
-        if self.advance_high_water(connection, mapping, at, latest):
-            return {}
-        if latest is not None:
-            self.advance_high_water(connection, mapping, latest)
-        values = {"at": at, "entity": mapping.entity.__name__, "ids": connection.dialect.array(ids)}
-        rows = connection.execute(self._rows_with_newer(connection, mapping), values).fetchall()
-        found: dict[str, frozenset[str] | None] = {id: None for id, removed in rows if removed}
-        for id, removed in rows:
-            if not removed:
-                times = self.synced_at(connection, mapping.entity.ref(id), list(mapping.types))
-                fields = [f for f, t in zip(mapping.types, times, strict=True) if t is not None and t > at]
-                if fields:
-                    found[id] = frozenset(fields)
-        return found
-
-    def _rows_with_newer(self, connection: Connection, mapping: TableMapping[Any]) -> str:
-        newer = "IN (SELECT id FROM _max_load WHERE entity = :entity AND requested_at > :at)"
-        loads = joined("OR", [f"t.{quoted(column)} {newer}" for column in mapping.load_columns.values()])
-        return f"""
-            SELECT t._id, t._removed_at > :at FROM {quoted(mapping.table)} AS t
-             WHERE t._id IN {connection.dialect.set_of(":ids")}
-               AND (t._removed_at > :at OR {loads} OR EXISTS (
-                    SELECT 1 FROM _max_freshness AS x
-                     WHERE x.entity = :entity AND x.row = t._row AND x.synced_at > :at))
-        """
+        values = {"entity": mapping.entity.__name__, "at": at}
+        latest = at if latest is None else latest
+        water = {**values, "latest": latest, "marked_at": marked_at or 0.0}
+        if connection.execute(ADVANCE_UNLESS_LATER, water).fetchone() is not None:
+            return Meanwhile()
+        self.advance_high_water(connection, mapping, latest, marked_at)
+        loads = [LOADED_MEANWHILE.format(column=quoted(name)) for name in mapping.load_columns.values()]
+        sql = mapping.sql(STORED_MEANWHILE.format(loads=joined("OR", loads)))
+        rows = connection.execute(sql, {**values, "ids": connection.dialect.array(ids)}).fetchall()
+        newer: dict[str, frozenset[str] | None] = {id: None for id, removed in rows if removed}
+        there = [id for id, removed in rows if not removed]
+        if not there:
+            return Meanwhile(newer)
+        later = {name: f"{mapping.synced(name, 't')} > :at" for name in mapping.types}
+        newer |= _fields_where(connection, mapping, there, at, later)
+        came = {name: mapping.overlaps(name, "t") for name in mapping.types}
+        found = _fields_where(connection, mapping, there, at, came)
+        return Meanwhile(newer, {id: names - (newer.get(id) or frozenset()) for id, names in found.items()})
 
     # -- forgetting -----------------------------------------------------------------------
 
@@ -542,15 +590,32 @@ def _stale(mapping: TableMapping[Any], field: str, before: str) -> str:
     return f"({stale} OR {moved})"
 
 
+def _fields_where(
+    connection: Connection,
+    mapping: TableMapping[Any],
+    ids: Sequence[str],
+    at: float,
+    conditions: Mapping[str, str],
+) -> dict[str, frozenset[str]]:
+    """The fields of each of some rows whose condition holds at a time; not the rows without any."""
+    columns = ", ".join(conditions.values())
+    sql = mapping.sql(f"SELECT t._id, {columns} FROM {{table}} AS t WHERE t._id IN {{set:ids}}")
+    rows = connection.execute(sql, {"at": at, "ids": connection.dialect.array(ids)}).fetchall()
+    found = {id: frozenset(compress(conditions, holds)) for id, *holds in rows}
+    return {id: names for id, names in found.items() if names}
+
+
 @cache
 def _insert_load(words: int) -> str:
     columns = [load_bitmap(word) for word in range(words)]
     changed = ", ".join(
-        f"{name} = excluded.{name}" for name in ("generation", "since", "requested_at", *columns)
+        f"{name} = excluded.{name}"
+        for name in ("generation", "since", "requested_at", "received_at", *columns)
     )
+    names = ("entity", "listing", "generation", "number", "requested_at", "received_at", *columns)
     return (
-        f"INSERT INTO _max_load (entity, listing, generation, number, requested_at, {', '.join(columns)})"
-        f" VALUES (?, ?, ?, ?, ?{', ?' * words})"
+        f"INSERT INTO _max_load ({', '.join(names)})"
+        f" VALUES (?{', ?' * (len(names) - 1)})"
         f" ON CONFLICT (listing, number, entity) WHERE listing IS NOT NULL DO UPDATE SET {changed}"
         " RETURNING id"
     )
@@ -560,6 +625,13 @@ def latest_request(connection: Connection) -> float:
     """When the latest request began of which something is stored; 0 when nothing is."""
     with decoding("times"):
         return float(connection.execute(LATEST_REQUEST).fetchone()[0])
+
+
+def latest_time(connection: Connection) -> float:
+    """The same, or when the latest page of a listing or a feed came, if that was later."""
+    with decoding("times"):
+        marked = connection.execute("SELECT coalesce(max(marked_at), 0) FROM _max_high_water").fetchone()
+        return max(latest_request(connection), float(marked[0]))
 
 
 def histogram(counts: Mapping[int | None, int]) -> AgeHistogram:

@@ -47,7 +47,7 @@ from ..model.delivery import AgeHistogram, FeedPage, ListingPage, ListingPass, L
 from ..model.entities import Entity, FieldOf, ManyOf, Ref
 from .database import Connection, RenameOwner, Targets
 from .freshness import PagePosition, histogram
-from .removals import LISTINGS, Removals
+from .removals import LISTINGS, MEMBERS_BY_CHILD, Removals
 from .rows import TableMapping, in_a_row
 
 if TYPE_CHECKING:
@@ -175,6 +175,12 @@ INVALIDATE = f"""
            SELECT k.listing FROM _max_membership AS k JOIN _max_freshness AS x ON x.row = k.child
             WHERE x.entity = :entity AND x.synced_at IS NULL AND x.recorded_at = :at
               AND k.listing IN {LISTINGS})))
+"""
+LIST_ROWS_IN_FULL = """
+    UPDATE _max_listing SET invalidated_at = :at
+     WHERE collection IN {set:collections} AND id IN (
+           SELECT k.listing FROM {table} AS t JOIN _max_membership AS k ON k.child = t._row
+            WHERE t._id IN {set:ids})
 """
 LISTING_AGES = """
     SELECT CASE WHEN l.invalidated_at IS NULL THEN {whole::now - l.listed_at} END, count(*)
@@ -336,6 +342,13 @@ class Membership(RenameOwner):
                 found += self.resolver.collections_bringing(field)
         return list(dict.fromkeys(found))
 
+    def fields_unlisted(self, entity: type[Entity]) -> list[str]:
+        """The fields of an entity that no listing of its rows brings."""
+        own = self.resolver.schema.entities.get(entity.__name__)
+        fields = [FieldOf[Any, Any](own, name) for name in own.types()] if own else []
+        bringing = self.resolver.collections_bringing
+        return [field.name for field in fields if all(many.child is not own for many in bringing(field))]
+
     def invalidate(
         self,
         connection: Connection,
@@ -360,6 +373,16 @@ class Membership(RenameOwner):
         """Every pass of a listing is of everything until one that began after ``at`` has ended."""
         sql = "UPDATE _max_listing SET invalidated_at = ? WHERE id = ?"
         connection.execute(sql, (at, position.listing))
+
+    def list_rows_in_full(
+        self, connection: Connection, mapping: TableMapping[Any], ids: Sequence[str], *, at: float
+    ) -> None:
+        """The same of all listings that some rows are in."""
+        collections = self._removals.schema.collections_of(mapping.entity)
+        values = {"at": at, "ids": connection.dialect.array(ids)}
+        values["collections"] = connection.dialect.array(map(repr, collections))
+        connection.execute(MEMBERS_BY_CHILD)
+        connection.execute(mapping.sql(LIST_ROWS_IN_FULL), values)
 
     def count_invalidated(self, connection: Connection, *, at: float) -> dict[str, int]:
         """How many listings of each collection were invalidated at a time."""

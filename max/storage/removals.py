@@ -458,23 +458,28 @@ class Removals(RenameOwner):
 
     # -- tombstones -----------------------------------------------------------------------
 
-    def apply_tombstones(self, connection: Connection, refs: Iterable[Ref[Any]], at: float) -> int:
-        """Remove what the source calls gone, by a request that began at ``at``; how many rows that hid.
+    def apply_tombstones(
+        self, connection: Connection, refs: Iterable[Ref[Any]], at: float, received_at: float
+    ) -> tuple[int, dict[type[Entity], list[str]]]:
+        """Remove what the source calls gone, by a request from ``at`` to ``received_at``.
 
-        Rows that a later request brought stay.  An unknown id is stored as removed.
+        How many rows that hid, and the ids of those that stay: a later request brought them, or a page that
+        was under way with this one, which may be newer.  An unknown id is stored as removed.
         """
         by_entity: dict[type[Entity], list[str]] = {}
         for ref in refs:
             by_entity.setdefault(ref.entity, []).append(ref.id)
         removed = 0
+        kept: dict[type[Entity], list[str]] = {}
         for entity, ids in by_entity.items():
             mapping = self._mappings[entity.__name__]
-            newer = self._freshness.newer_fields(connection, mapping, ids, at)
-            gone = [id for id in dict.fromkeys(ids) if id not in newer]
+            newer, overlapping = self._freshness.stored_meanwhile(connection, mapping, ids, at)
+            gone = [id for id in dict.fromkeys(ids) if id not in newer and id not in overlapping]
             removed += self.count_visible(connection, mapping, gone)
-            connection.executemany(mapping.sql(REMOVE), [{"id": id, "at": at} for id in gone])
-            self._unlink_removed(connection, mapping, gone, at)
-        return removed
+            connection.executemany(mapping.sql(REMOVE), [{"id": id, "at": received_at} for id in gone])
+            self._unlink_removed(connection, mapping, gone, at, received_at)
+            kept[entity] = [id for id in ids if newer.get(id) or id in overlapping]
+        return removed, kept
 
     def count_visible(self, connection: Connection, mapping: TableMapping[Any], ids: Sequence[str]) -> int:
         """How many of some rows are stored and not removed."""
@@ -482,7 +487,12 @@ class Removals(RenameOwner):
         return int(connection.execute(mapping.sql(COUNT_VISIBLE), values).fetchone()[0])
 
     def _unlink_removed(
-        self, connection: Connection, mapping: TableMapping[Any], ids: Sequence[str], at: float
+        self,
+        connection: Connection,
+        mapping: TableMapping[Any],
+        ids: Sequence[str],
+        at: float,
+        removed_at: float,
     ) -> None:
         """Removed rows leave their listings, and lose their own listings and dependents."""
         removed = connection.dialect.array(ids)
@@ -497,8 +507,8 @@ class Removals(RenameOwner):
         for statement in UNLINK:
             connection.execute(connection.dialect.sql(statement), values)
         self._drop_child_listings(connection, mapping.entity, removed, at)
-        self._remove_dependents(connection, mapping.entity, removed, at)
-        self._freshness.advance_high_water(connection, mapping, at)
+        self._remove_dependents(connection, mapping.entity, removed, at, removed_at)
+        self._freshness.advance_high_water(connection, mapping, removed_at)
 
     def _drop_child_listings(
         self, connection: Connection, entity: type[Entity], ids: object, at: float
@@ -512,7 +522,7 @@ class Removals(RenameOwner):
                 connection.execute(connection.dialect.sql(statement), values)
 
     def _remove_dependents(
-        self, connection: Connection, entity: type[Entity], ids: object, at: float
+        self, connection: Connection, entity: type[Entity], ids: object, at: float, removed_at: float
     ) -> None:
         """Rows that only came along with removed parents, and that no listing has, are removed as well."""
         for name in entity.children():
@@ -521,10 +531,10 @@ class Removals(RenameOwner):
                 continue
             child = self._mappings[many.child.__name__]
             sql = connection.dialect.sql(REMOVE_DEPENDENTS, table=child.table, parent=many.by.name)
-            values = {"ids": ids, "at": at, "collections": self._names(connection, many.child)}
+            values = {"ids": ids, "at": removed_at, "collections": self._names(connection, many.child)}
             rows = connection.execute(sql, values).fetchall()
             if rows:
-                self._unlink_removed(connection, child, [id for (id,) in rows], at)
+                self._unlink_removed(connection, child, [id for (id,) in rows], at, removed_at)
 
     # -- candidates -----------------------------------------------------------------------
 
@@ -737,7 +747,8 @@ class Removals(RenameOwner):
             removed += connection.executemany(update, [(since, row) for row, since in rows.items()]).rowcount
             for since in set(rows.values()):
                 some = [row for row, at in rows.items() if at == since]
-                self._unlink_removed(connection, mapping, self._ids(connection, mapping, some), since)
+                ids = self._ids(connection, mapping, some)
+                self._unlink_removed(connection, mapping, ids, since, since)
         self.unmark_held(connection)
         return removed
 

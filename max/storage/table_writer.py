@@ -39,7 +39,7 @@ from .freshness import (
     CLOCK_SKEW,
     PagePosition,
     covered_groups,
-    latest_request,
+    latest_time,
     rows_with_newer,
     rows_without_newer,
 )
@@ -137,10 +137,11 @@ class TableWriter(Tables):
         lists = self.inline_lists.read(connection, came, at) if self._has_inline else {}
         counts = self._store_named(connection, delivery, named, at)
         newest = self._newest_row(connection, delivery)
-        self._store_rows(connection, delivery, validated, at, position, counts)
-        number = self.removals.apply_tombstones(connection, removed, delivery.requested_at)
+        unsure = self._store_rows(connection, delivery, validated, at, position, counts)
+        number = self._remove(connection, delivery, removed)
         self.quarantine.forget(connection, removed)
         self._record_members(connection, delivery, validated, position, newest)
+        self._look_again(connection, unsure, _moved_at(delivery))
         if lists:
             self.inline_lists.link(connection, lists, came, named, delivery.requested_at)
         if position is not None and delivery.listing is not None:
@@ -167,18 +168,18 @@ class TableWriter(Tables):
     ) -> list[WriteResult] | None:
         """Store alike deliveries together; None, and nothing is stored, when each needs a look of its own.
 
-        That is when a row comes twice or is invalid, or when of some row a newer value is stored, or the
-        proof that it is missing: all this depends on the times of the one response.
+        That is when a row comes twice or is invalid, or when of some row a value is stored that came
+        meanwhile, or the proof that it is missing: all this depends on the times of the one response.
         """
         came = joined_rows([cast("MappedRows[Entity]", one.entities) for one in deliveries])
         mapping, (rows, invalid) = self.mapping(came.entity), came.encoded()
         times = [one.requested_at for one in deliveries]
-        earliest = min(times)
+        earliest, _ = between = min(times), max(times)
         if (
             invalid
             or len(set(rows.ids)) < len(rows.ids)
             or self.removals.has_missing(connection, mapping.entity)
-            or self.freshness.newer_fields(connection, mapping, rows.ids, earliest, max(times))
+            or any(self.freshness.stored_meanwhile(connection, mapping, rows.ids, *between))
         ):
             return None
         if self.change_log.recording:  # it is when the last of them came that all are stored
@@ -198,19 +199,23 @@ class TableWriter(Tables):
     ) -> None:
         """Upsert the rows of several deliveries, which stand in their order; each has a load of its own."""
         covered, fields = covered_groups(mapping, [rows])
-        times = [one.requested_at for one in deliveries]
-        loads = self.freshness.record_loads(connection, mapping, fields, times) if covered else times
+        times = [(one.requested_at, _moved_at(one)) for one in deliveries]
+        loads: Sequence[float] = [number for number, _ in times]
+        if covered:
+            loads = self.freshness.record_loads(connection, mapping, fields, times)
         numbers = [number for number, one in enumerate(deliveries) for _ in range(len(one.entities))]
         columns: list[Column] = [rows.ids, *rows.columns]
         columns += [[bits] * len(numbers) for bits in mapping.bitmap_values(rows.names)]
         columns += [[loads[number] for number in numbers]] * len(covered)
-        moved = [_moved_at(deliveries[number]) for number in numbers]
+        moved = [times[number][1] for number in numbers]
         columns += [moved for name in mapping.moved_columns if name in rows.names]
         connection.insert(*known_upsert(mapping, rows.names, covered), columns)
         if alone := _alone(mapping, rows, covered):
-            for one in deliveries:
-                ids, at = cast("list[str]", ids_of(one.entities)), one.requested_at
-                self.freshness.record(connection, mapping, ids, alone, synced_at=at, recorded_at=at)
+            for one, (at, came_at) in zip(deliveries, times, strict=True):
+                ids = cast("list[str]", ids_of(one.entities))
+                self.freshness.record(
+                    connection, mapping, ids, alone, synced_at=at, recorded_at=at, received_at=came_at
+                )
 
     @cached_property
     def _has_inline(self) -> bool:
@@ -279,13 +284,21 @@ class TableWriter(Tables):
         at: float | None,
         position: PagePosition | None,
         counts: dict[str, int],
-    ) -> None:
-        """Store the rows of every entity, and add up how many of each count."""
+    ) -> dict[type[Entity], list[str]]:
+        """Store the rows of every entity, and add up how many of each count.
+
+        The ids of those that a feed names, and of which an overlapping response said something else.
+        """
         place = None if delivery.listing is not None and delivery.listing.late else position
+        unsure: dict[type[Entity], list[str]] = {}
         for one in validated:
-            if number := self._store(connection, delivery, one, at, place, _moved_at(delivery)):
+            number, some = self._store(connection, delivery, one, at, place, _moved_at(delivery))
+            if number:
                 name = one.mapping.entity.__name__
                 counts[name] = counts.get(name, 0) + number
+            if some and delivery.changes is not None:
+                unsure[one.mapping.entity] = some
+        return unsure
 
     def _store(
         self,
@@ -295,11 +308,14 @@ class TableWriter(Tables):
         at: float | None,
         position: PagePosition | None,
         moved_at: float,
-    ) -> int:
-        """Store the rows of one entity; how many count: of those that only came along, the new ones."""
+    ) -> tuple[int, list[str]]:
+        """Store the rows of one entity; how many count: of those that only came along, the new ones.
+
+        And the ids of those that are unsure; see ``_write_groups``.
+        """
         mapping, groups, listing = validated.mapping, validated.groups, delivery.listing
         if listing is not None and mapping.entity is not listing.collection.child:
-            return self._store_new(connection, validated, at, moved_at)
+            return self._store_new(connection, validated, at, moved_at), []
         number = sum(len(rows.ids) for rows in groups)
         if listing is not None and listing.ids_only:
             groups = self._restore(
@@ -307,14 +323,45 @@ class TableWriter(Tables):
             )
         elif delivery.changes is not None:
             self._mark_uncovered(connection, mapping, groups, delivery.changes.feed, delivery.requested_at)
-        ignored = self._write_groups(connection, validated._replace(groups=groups), at, position, moved_at)
-        if ignored and position is not None:
+        came, mark = validated._replace(groups=groups), _mark_of(delivery)
+        unsure = self._write_groups(connection, came, at, position, moved_at, mark)
+        if unsure and position is not None:
             self.membership.list_in_full(connection, position, at=moved_at)
-        elif ignored and delivery.changes is not None:
-            names = list(mapping.types)
-            self.freshness.record(connection, mapping, ignored, names, synced_at=None, recorded_at=moved_at)
-            self._relist(connection, mapping.entity, names, moved_at)
+        return number, unsure
+
+    def _remove(self, connection: Connection, delivery: Delivery, refs: Sequence[Ref[Any]]) -> int:
+        """Apply tombstones; how many rows that hid."""
+        at, received_at = delivery.requested_at, _moved_at(delivery)
+        number, kept = self.removals.apply_tombstones(connection, refs, at, received_at)
+        self._look_again(connection, kept, received_at)
         return number
+
+    def _look_again(
+        self, connection: Connection, unsure: Mapping[type[Entity], list[str]], at: float
+    ) -> None:
+        """Whether some rows exist as they are stored is not known: list them again, or look for them."""
+        for entity, ids in unsure.items():
+            mapping = self.mapping(entity)
+            self._list_again(connection, mapping, ids, at)
+            self.removals.mark_unlisted(connection, mapping, at, [EncodedRows((), ids, [])])
+
+    def _list_again(
+        self,
+        connection: Connection,
+        mapping: TableMapping[Any],
+        ids: Sequence[str],
+        at: float,
+    ) -> None:
+        """Whether the values of some rows are the newest is not known: the rows are listed again.
+
+        The values are as fresh as their requests, but a bookmark has passed what another one said.  What no
+        listing brings is stale.
+        """
+        if ids:
+            self.known_pages.forget(connection)
+            self.membership.list_rows_in_full(connection, mapping, ids, at=at)
+            unlisted = self.membership.fields_unlisted(mapping.entity)
+            self.freshness.record(connection, mapping, ids, unlisted, synced_at=None, recorded_at=at)
 
     def _store_new(
         self, connection: Connection, came: ValidatedRows, at: float | None, moved_at: float
@@ -409,48 +456,41 @@ class TableWriter(Tables):
         at: float | None,
         position: PagePosition | None,
         moved_at: float,
+        mark: str = "",
     ) -> list[str]:
         """Store the rows of one entity, without the values that a later request has brought.
 
-        The ids of rows of which that leaves out a value that differs.  Two requests that overlap are
-        answered in any order, so it may be the newer value: whatever brought it must not go on as if it
-        were stored.
+        The ids of rows of which an overlapping response said something else (see freshness.py): whatever
+        brings them must not go on as if it were sure.  ``mark``: what will have a bookmark behind these rows,
+        a "listing" or a "feed".  What a feed names exists even if it was removed meanwhile, since it will not
+        name it again.
         """
         mapping, groups = came.mapping, came.groups
         self.removals.forget_parents(connection, mapping, groups, at)
         if at is None:
             self._write_rows(connection, mapping, groups, at, position, moved_at)
             return []
-        newer = self.freshness.newer_fields(
-            connection, mapping, chain.from_iterable(r.ids for r in groups), at
+        ids = chain.from_iterable(rows.ids for rows in groups)
+        newer, overlapping = self.freshness.stored_meanwhile(
+            connection, mapping, ids, at, marked_at=moved_at if mark else None
         )
+        unsure = _differing(connection, mapping, groups, overlapping)
+        if mark:
+            unsure += _differing(connection, mapping, groups, newer)
+            unsure += [id for id, names in newer.items() if names is None]
+        if mark == "feed":
+            newer = {id: names for id, names in newer.items() if names is not None}
         if not newer:
             self._write_rows(connection, mapping, groups, at, position, moved_at)
         else:
-            self._write_rows(connection, mapping, rows_without_newer(groups, newer), at, position, moved_at)
-            self._write_rows(connection, mapping, rows_with_newer(groups, newer), at, None, moved_at)
+            older = rows_without_newer(groups, newer)
+            self._write_rows(connection, mapping, older, at, position, moved_at)
+            partly = rows_with_newer(groups, newer)
+            self._write_rows(connection, mapping, partly, at, None, moved_at)
         if position is None:  # else they become members, which says more
             self.removals.clear_candidates(connection, mapping, came.existing, at)
-        return self._ignored(connection, mapping, groups, newer) if newer else []
-
-    def _ignored(
-        self,
-        connection: Connection,
-        mapping: TableMapping[Any],
-        groups: Sequence[EncodedRows],
-        newer: Mapping[str, frozenset[str] | None],
-    ) -> list[str]:
-        """The ids of rows that are removed although they came, or hold another value of a newer field."""
-        found = []
-        for rows, number in [(some, number) for some in groups for number in range(len(some.ids))]:
-            id, stored = rows.ids[number], newer.get(rows.ids[number], frozenset())
-            values = {name: column[number] for name, column in zip(rows.names, rows.columns, strict=True)}
-            left = {name: value for name, value in values.items() if stored and name in stored}
-            differs = joined("OR", [f"t.{quoted(name)} IS DISTINCT FROM ?" for name in left])
-            sql = f"SELECT 1 FROM {quoted(mapping.table)} AS t WHERE t._id = ? AND {differs}"
-            if stored is None or (left and connection.execute(sql, (id, *left.values())).fetchone()):
-                found.append(id)
-        return found
+        self._list_again(connection, mapping, unsure, moved_at)
+        return unsure
 
     def _write_rows(
         self,
@@ -467,7 +507,8 @@ class TableWriter(Tables):
         covered, fields = covered_groups(mapping, groups) if at is not None else ((), ())
         loads: list[Any] = []
         if covered and at is not None:
-            loads = [self.freshness.record_load(connection, mapping, fields, at, position)] * len(covered)
+            load = self.freshness.record_load(connection, mapping, fields, at, moved_at, position)
+            loads = [load] * len(covered)
         for rows in groups:
             moved = [moved_at for name in mapping.moved_columns if name in rows.names]
             constants = (*mapping.bitmap_values(rows.names), *loads, *moved)
@@ -479,12 +520,20 @@ class TableWriter(Tables):
             connection.insert(*known_upsert(mapping, rows.names, covered), columns, constants)
             alone = _alone(mapping, rows, covered)
             if alone and at is not None:
-                self.freshness.record(connection, mapping, rows.ids, alone, synced_at=at, recorded_at=at)
+                self.freshness.record(
+                    connection,
+                    mapping,
+                    rows.ids,
+                    alone,
+                    synced_at=at,
+                    recorded_at=at,
+                    received_at=moved_at,
+                )
 
     # -- freshness ------------------------------------------------------------------------
 
     def prepare(self, connection: Connection, source: str, *, now: float, resumes: bool) -> float:
-        """Before a sync, forget what it may not rely on; the latest request of which something is known.
+        """Before a sync, forget what it may not rely on; the latest time of which something is known.
 
         Times after now are of a clock that was ahead, so the ages of what they date are unknown.
         When another ``source`` was synced before, its times and bookmarks say nothing of this one.
@@ -500,11 +549,11 @@ class TableWriter(Tables):
             self.change_log.prepare(connection, first=not sync_log.has_stored(connection))
         self.removals.unmark_held(connection)
         self.removals.mark_circles(connection, now)
-        if latest_request(connection) > now + CLOCK_SKEW:
+        if latest_time(connection) > now + CLOCK_SKEW:
             self._forget(connection, now, now)
         if is_other:
             self._forget(connection, -math.inf, now, bookmarks=True, passes=not resumes)
-        return latest_request(connection)
+        return latest_time(connection)
 
     def _forget(
         self,
@@ -596,6 +645,11 @@ def _moved_at(delivery: Delivery) -> float:
     return delivery.received_at or delivery.requested_at
 
 
+def _mark_of(delivery: Delivery) -> str:
+    """What will have a bookmark behind what came: a "listing" or a "feed"; "" for neither."""
+    return "listing" if delivery.listing is not None else "feed" if delivery.changes is not None else ""
+
+
 def _likeness(delivery: Delivery) -> object:
     """What deliveries have in common that can be stored together; None for one that is stored by itself.
 
@@ -607,6 +661,29 @@ def _likeness(delivery: Delivery) -> object:
     if type(rows) is not MappedRows or not 0 < len(rows) < MANY:
         return None
     return delivery.sync, rows.entity, rows.made, *rows.columns
+
+
+def _differing(
+    connection: Connection,
+    mapping: TableMapping[Any],
+    groups: Sequence[EncodedRows],
+    fields: Mapping[str, frozenset[str] | None],
+) -> list[str]:
+    """The ids of rows of which one of some fields is stored with another value than came."""
+    found = []
+    for rows in groups if fields else ():
+        numbers = [number for number, id in enumerate(rows.ids) if fields.get(id)]
+        columns = ", ".join(map(quoted, ("_id", *rows.names)))
+        sql = mapping.sql(f"SELECT {columns} FROM {{table}} WHERE _id IN {{set:ids}}")
+        ids = connection.dialect.array(rows.ids[number] for number in numbers)
+        stored = {id: values for id, *values in connection.execute(sql, {"ids": ids}).fetchall()}
+        for number in numbers:
+            names = fields[rows.ids[number]] or frozenset()
+            came = (column[number] for column in rows.columns)
+            pairs = zip(rows.names, came, stored[rows.ids[number]], strict=True)
+            if any(value != other for name, value, other in pairs if name in names):
+                found.append(rows.ids[number])
+    return found
 
 
 def _alone(mapping: TableMapping[Any], rows: EncodedRows, covered: Sequence[int]) -> list[str]:

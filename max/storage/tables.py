@@ -85,6 +85,14 @@ LISTING_PAGES = """
     ) {by_key}
 """
 SHOWN_AGAIN = "ALTER TABLE _max_load ADD COLUMN since INTEGER"
+RECEIVED = """
+    ALTER TABLE _max_load ADD COLUMN received_at REAL;
+    UPDATE _max_load SET received_at = requested_at;
+    CREATE INDEX _max_load_received ON _max_load (entity, received_at);
+    DROP INDEX IF EXISTS _max_load_time;
+    ALTER TABLE _max_freshness ADD COLUMN received_at REAL;
+    ALTER TABLE _max_high_water ADD COLUMN marked_at REAL NOT NULL DEFAULT 0
+"""
 SCHEMAS = 16  # of which a process keeps the entities
 OWNER = "engine"  # of these tables, in the catalogue
 VERSIONS = (
@@ -92,6 +100,7 @@ VERSIONS = (
     KNOWN_PAGES,
     LISTING_PAGES,
     SHOWN_AGAIN,
+    RECEIVED,
 )  # how the scripts begin that make them; TableWriter has the whole
 
 

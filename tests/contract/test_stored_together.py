@@ -60,9 +60,9 @@ def deliveries(draw: st.DrawFn) -> list[Delivery]:
     return found
 
 
-def page(*entities: Entity, at: float) -> Delivery:
+def page(*entities: Entity, at: float, came: float | None = None) -> Delivery:
     """A whole listing of the team's posts."""
-    return Delivery(entities, at, ListingPage(TEAM, Team.posts, 0, True, at), received_at=at)
+    return Delivery(entities, at, ListingPage(TEAM, Team.posts, 0, True, at), received_at=came or at)
 
 
 ROWS = [
@@ -73,8 +73,11 @@ MISSING = [
     page(*(Post(id, title="w", team=TEAM) for id in IDS), at=3.0),
     page(Post("b", title="v", team=TEAM), at=18.0),
 ]
+SLOW = [page(*(Post(id, title="w", team=TEAM) for id in IDS), at=3.0, came=22.0)]
 REMOVED = [Delivery([], 15.0, removed=[Post.ref("a")]), Delivery([], 25.0, removed=[Person.ref("c")])]
-BEFORE = st.sampled_from([[], ROWS, MISSING, [*MISSING, *ROWS], [*ROWS, *REMOVED]])  # is stored already
+BEFORE = st.sampled_from(
+    [[], ROWS, MISSING, [*MISSING, *ROWS], [*ROWS, *REMOVED], SLOW, SLOW]
+)  # is stored already
 LATE = st.integers(5, 40).map(
     lambda at: Delivery([kind(id, **{FIELDS[kind][0]: "l"}) for kind in FIELDS for id in IDS], at - 0.5)
 )
@@ -97,6 +100,8 @@ def stored(
               FROM _max_missing JOIN "_post" ON _row = row WHERE entity = 'Post' ORDER BY 1
         """
         rows: dict[str, Any] = {"missing": connection.execute(missing).fetchall()}
+        unsure = "SELECT collection, parent, invalidated_at FROM _max_listing ORDER BY 1, 2"
+        rows["listings"] = connection.execute(unsure).fetchall()
         for entity, names in FIELDS.items():
             for row in tables.fetch(connection, Query(entity)).items:
                 ages = tables.freshness.synced_at(connection, entity.ref(row.id), names)
@@ -120,6 +125,21 @@ def test_rows_and_their_ages_are_those_of_deliveries_that_are_stored_one_by_one(
             assert stored(connection, tables, before, some, [late]) == expected
 
         check()
+
+
+@pytest.mark.usefixtures("either")
+def test_rows_that_overlap_with_a_page_of_a_listing_are_compared_with_it() -> None:
+    with memory_connection() as connection:
+        tables = TableWriter(SCHEMA, UnknownLoaders(SCHEMA, parts))
+        with transaction(connection):
+            tables.apply(connection)
+        rows = [by_column([Post(id, title="x", team=TEAM)]) for id in "ab"]
+        some = [
+            Delivery(one, at, received_at=at + 1.0, sync="s")
+            for one, at in zip(rows, (10.0, 12.0), strict=True)
+        ]
+        _, found = stored(connection, tables, SLOW, some)
+        assert found["listings"] == [("Team.posts", "t", 13.0)]
 
 
 async def on_a_store(body: Any) -> None:

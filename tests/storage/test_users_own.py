@@ -304,7 +304,7 @@ def test_a_new_entity_never_takes_what_a_user_made(
         ("VIEW", "acme_thing"),
         ("INDEX", "_max_index:_acme_thing._removed_at"),
         ("INDEX", "_max_load_page"),
-        ("INDEX", "_max_load_time"),
+        ("INDEX", "_max_load_received"),
     ],
 )
 def test_a_view_or_an_index_of_ours_that_a_user_dropped_is_made_again(
