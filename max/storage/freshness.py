@@ -252,10 +252,10 @@ class Freshness(RenameOwner):
         connection: Connection,
         mapping: TableMapping[Any],
         latest: float,
-        marked_at: float | None = None,
+        marked_at: float = 0.0,
     ) -> None:
         """Record when the latest request for an entity began, and when a page of a listing or a feed came."""
-        values = {"entity": mapping.entity.__name__, "latest": latest, "marked_at": marked_at or 0.0}
+        values = {"entity": mapping.entity.__name__, "latest": latest, "marked_at": marked_at}
         connection.execute(ADVANCE_HIGH_WATER, values)
 
     def invalidate(
@@ -494,18 +494,19 @@ class Freshness(RenameOwner):
         mapping: TableMapping[Any],
         ids: Iterable[str],
         at: float,
-        latest: float | None = None,
+        came: float,
         *,
-        marked_at: float | None = None,
+        latest: float | None = None,
+        marked: bool = False,
     ) -> Meanwhile:
-        """What is stored of these rows that came after the request for them.
+        """What is stored of these rows that came after the request for them, and before them, at ``came``.
 
-        They come by requests from ``at`` to ``latest``, which are noted; ``marked_at``: when they came with a
-        page of a listing or a feed.
+        They come by requests from ``at`` to ``latest``, which are noted; ``marked``: with a page of a listing
+        or a feed.
         """
-        values = {"entity": mapping.entity.__name__, "at": at}
-        latest = at if latest is None else latest
-        water = {**values, "latest": latest, "marked_at": marked_at or 0.0}
+        values = {"entity": mapping.entity.__name__, "at": at, "came": came}
+        latest, marked_at = at if latest is None else latest, came if marked else 0.0
+        water = {**values, "latest": latest, "marked_at": marked_at}
         if connection.execute(ADVANCE_UNLESS_LATER, water).fetchone() is not None:
             return Meanwhile()
         self.advance_high_water(connection, mapping, latest, marked_at)
@@ -517,9 +518,9 @@ class Freshness(RenameOwner):
         if not there:
             return Meanwhile(newer)
         later = {name: f"{mapping.synced(name, 't')} > :at" for name in mapping.types}
-        newer |= _fields_where(connection, mapping, there, at, later)
-        came = {name: mapping.overlaps(name, "t") for name in mapping.types}
-        found = _fields_where(connection, mapping, there, at, came)
+        newer |= _fields_where(connection, mapping, there, values, later)
+        meanwhile = {name: mapping.overlaps(name, "t") for name in mapping.types}
+        found = _fields_where(connection, mapping, there, values, meanwhile)
         return Meanwhile(newer, {id: names - (newer.get(id) or frozenset()) for id, names in found.items()})
 
     # -- forgetting -----------------------------------------------------------------------
@@ -594,13 +595,13 @@ def _fields_where(
     connection: Connection,
     mapping: TableMapping[Any],
     ids: Sequence[str],
-    at: float,
+    values: Mapping[str, Any],
     conditions: Mapping[str, str],
 ) -> dict[str, frozenset[str]]:
-    """The fields of each of some rows whose condition holds at a time; not the rows without any."""
+    """The fields of each of some rows whose condition holds; not the rows without any."""
     columns = ", ".join(conditions.values())
     sql = mapping.sql(f"SELECT t._id, {columns} FROM {{table}} AS t WHERE t._id IN {{set:ids}}")
-    rows = connection.execute(sql, {"at": at, "ids": connection.dialect.array(ids)}).fetchall()
+    rows = connection.execute(sql, {**values, "ids": connection.dialect.array(ids)}).fetchall()
     found = {id: frozenset(compress(conditions, holds)) for id, *holds in rows}
     return {id: names for id, names in found.items() if names}
 

@@ -473,7 +473,7 @@ class Removals(RenameOwner):
         kept: dict[type[Entity], list[str]] = {}
         for entity, ids in by_entity.items():
             mapping = self._mappings[entity.__name__]
-            newer, overlapping = self._freshness.stored_meanwhile(connection, mapping, ids, at)
+            newer, overlapping = self._freshness.stored_meanwhile(connection, mapping, ids, at, received_at)
             gone = [id for id in dict.fromkeys(ids) if id not in newer and id not in overlapping]
             removed += self.count_visible(connection, mapping, gone)
             connection.executemany(mapping.sql(REMOVE), [{"id": id, "at": received_at} for id in gone])

@@ -173,13 +173,15 @@ class TableWriter(Tables):
         """
         came = joined_rows([cast("MappedRows[Entity]", one.entities) for one in deliveries])
         mapping, (rows, invalid) = self.mapping(came.entity), came.encoded()
-        times = [one.requested_at for one in deliveries]
-        earliest, _ = between = min(times), max(times)
+        times, moved = [one.requested_at for one in deliveries], max(map(_moved_at, deliveries))
+        earliest, latest = min(times), max(times)
         if (
             invalid
             or len(set(rows.ids)) < len(rows.ids)
             or self.removals.has_missing(connection, mapping.entity)
-            or any(self.freshness.stored_meanwhile(connection, mapping, rows.ids, *between))
+            or any(
+                self.freshness.stored_meanwhile(connection, mapping, rows.ids, earliest, moved, latest=latest)
+            )
         ):
             return None
         if self.change_log.recording:  # it is when the last of them came that all are stored
@@ -472,7 +474,7 @@ class TableWriter(Tables):
             return []
         ids = chain.from_iterable(rows.ids for rows in groups)
         newer, overlapping = self.freshness.stored_meanwhile(
-            connection, mapping, ids, at, marked_at=moved_at if mark else None
+            connection, mapping, ids, at, moved_at, marked=bool(mark)
         )
         unsure = _differing(connection, mapping, groups, overlapping)
         if mark:

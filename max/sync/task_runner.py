@@ -163,8 +163,8 @@ class TaskRunner:
                 self._overdue.add(id)
                 running.cancel()
 
-    async def _missing(self, task: Task, error: UpstreamMissing) -> Settlement:
-        """A 404 is no failure of a row that this sync is about to remove.
+    async def _missing(self, task: Task, error: UpstreamMissing, at: float | None = None) -> Settlement:
+        """A 404 to a request that began at a time is no failure of a row that this sync is about to remove.
 
         Rows of an entity that lists its own kind are listed beside those that list them, so one
         that is gone may be known to be missing a little later.
@@ -176,9 +176,9 @@ class TaskRunner:
             if ref is not None and _lists_itself(ref.entity) and task.tries < TRIES_OF_MISSING:
                 return run_again(self._context, task, task.tries, error)
             return self.failed(task, error)
-        if not (isinstance(spec, LoadFieldsTask) and spec.verify):
+        if at is None or not (isinstance(spec, LoadFieldsTask) and spec.verify):
             return Settlement(task, State.COMPLETED)
-        gone = Delivery((), self._context.now(), removed=[ref], sync=task.sync)
+        gone = Delivery((), at, removed=[ref], received_at=self._context.now(), sync=task.sync)
         return Settlement(task, State.COMPLETED, writes=[self._context.engine.prepare_write(gone)])
 
     def failed(self, task: Task, error: Exception) -> Settlement:
@@ -548,8 +548,11 @@ class TaskRunner:
         if len(calls) > 1:
             return Settlement(task, State.AWAITING_CHILDREN, children=[NewTask(one) for _, one in calls])
         loader, at = calls[0][0], self._context.now()
-        with self._calling(task, at, loader) as env:
-            batch = await self._loader_calls.batch(loader, refs, env)
+        try:
+            with self._calling(task, at, loader) as env:
+                batch = await self._loader_calls.batch(loader, refs, env)
+        except UpstreamMissing as error:
+            return await self._missing(task, error, at)
         return await self._loaded(task, spec, refs, batch, at)
 
     async def _loaded(

@@ -264,6 +264,14 @@ class TestATombstone:
 
         assert using(place, body) == (0, "blue 2.0")
 
+    def test_removes_what_came_with_it(self, place: str) -> None:
+        async def body(store: Store) -> int:
+            await followed(store, person("last"), asked=10.0, came=30.0, removed=[ANN])
+            await followed(store, part("last", whole=True), asked=40.0, came=50.0, removed=[ANN])
+            return await store.engine.query(Person).count()
+
+        assert using(place, body) == 0
+
     @pytest.mark.parametrize("asked", [5.0, 20.0], ids=["before it", "after it"])
     def test_removes_nothing_that_a_page_has_shown_meanwhile(self, place: str, asked: float) -> None:
         async def body(store: Store) -> tuple[Any, ...]:
