@@ -66,9 +66,9 @@ SCHEMA = Schema([Person, Post, Team], roots=[Team])
 
 
 def parts(entity: type[Entity]) -> Sequence[tuple[str, ...]]:
-    """Which fields arrive together: a person's score comes alone."""
+    """Which fields arrive together: a score comes alone."""
     together = tuple(name for name in entity.types() if name != "score")
-    return [together, ("score",)] if entity is Person else [together]
+    return [together, ("score",)] if "score" in entity.types() else [together]
 
 
 @dataclass
