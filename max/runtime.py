@@ -25,7 +25,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from .connector import Connector, Installation
-from .connector_code import BUG, connector_code, place_of, returned
 from .core import (
     Audit,
     Engine,
@@ -76,6 +75,7 @@ from .storage.task_store import SqliteTaskStore
 from .sync.hook_worker import HookWorker
 from .sync.kept_files import KeepsFiles, KeptFiles
 from .sync.task_graph import expand, options_json
+from .upstream.connector_code import BUG, connector_code, place_of, returned
 from .upstream.credentials import CredentialProvider, Secret
 from .upstream.operations import Call, FlowController
 from .upstream.recording import CallsOf, Source, UpstreamAccess

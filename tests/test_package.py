@@ -199,19 +199,15 @@ MAY_IMPORT = {  # each file or folder of max/, and what it may import of the oth
     "model": "errors",
     "core": "errors model",
     "upstream": "errors model core",
-    "connector_code": "errors",
     "connector": "errors model core upstream",
     "storage": "errors model core",
-    "sync": "errors model core upstream connector connector_code",
-    "installations": "errors model core upstream connector connector_code",
+    "sync": "errors model core upstream connector",
+    "installations": "errors model core upstream connector",
     "projects": "errors model core upstream connector storage installations",
-    # what the commands `max connector check` and `max connector new` know; nothing else needs it
-    "authoring": "errors model core upstream connector",
     "query": "errors model core storage",
     "engine": "errors model core storage",
-    "execution": "errors model core upstream connector connector_code sync",
-    "runtime": "errors model core upstream connector connector_code storage sync installations query"
-    " engine execution",
+    "execution": "errors model core upstream connector sync",
+    "runtime": "errors model core upstream connector storage sync installations query engine execution",
     "project": "errors model core upstream connector storage sync installations projects query execution"
     " runtime",
     "serve": "errors model core upstream connector storage sync installations projects query execution"
@@ -222,7 +218,7 @@ MAY_IMPORT = {  # each file or folder of max/, and what it may import of the oth
     "testing": "errors model core upstream connector storage sync installations projects query execution"
     " runtime project",
     "commands": "errors model core upstream connector sync installations projects query execution"
-    " runtime project serve daemon testing authoring",
+    " runtime project serve daemon testing",
     "cli": "errors commands",
     "connecting": "errors model core upstream connector",
 }

@@ -14,7 +14,7 @@ from .parser import Parser
 from .text import Colour, counted
 
 if TYPE_CHECKING:
-    from ..authoring.check import Finding
+    from .authoring.check import Finding
 
 COLOURS: dict[str, Colour] = {"problem": "red", "advice": "yellow"}
 
@@ -33,7 +33,7 @@ def configure_connector_check(parser: Parser) -> None:
 
 def run_connector_check(options: Options) -> Answer:
     """Say what is wrong, and what a colleague would mention; exit status 1 for a problem."""
-    from ..authoring.check import COLUMNS, findings, found_in_error, has_mypy, types_of
+    from .authoring.check import COLUMNS, findings, found_in_error, has_mypy, types_of
 
     notes: list[str] = []
     named = _named_file(options.connector)

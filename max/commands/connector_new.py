@@ -18,9 +18,9 @@ from .parser import Parser
 from .terminal import is_terminal
 
 if TYPE_CHECKING:
-    from ..authoring.openapi import Said
-    from ..authoring.proposal import Auth, Paging, Proposal, Style
     from ..model.values import Json
+    from .authoring.openapi import Said
+    from .authoring.proposal import Auth, Paging, Proposal, Style
 
 FOLDER = "connectors"
 PAGING = "none, link, cursor:PARAMETER:PATH, address:PATH, page:PARAMETER or offset:PARAMETER"
@@ -61,8 +61,8 @@ def configure_connector_new(parser: Parser) -> None:
 
 def run_connector_new(options: Options) -> Answer:
     """Write ``max_NAME.py`` and ``fake_NAME.py``; nothing is written when one of them is there."""
-    from ..authoring.template import connector_file, fake_file
     from ..connector import CONNECTOR_NAME
+    from .authoring.template import connector_file, fake_file
 
     name = options.name
     if not CONNECTOR_NAME.fullmatch(name) or name in sys.stdlib_module_names:
@@ -166,7 +166,7 @@ def _proposal(options: Options) -> Proposal:
 
 
 def _said(options: Options) -> Said:
-    from ..authoring.openapi import Said
+    from .authoring.openapi import Said
 
     key, changed, since, entity = (
         text or "" for text in (options.key, options.changed, options.since, options.entity)
@@ -194,7 +194,7 @@ def _words(options: Options) -> list[str]:
 
 
 def _from_openapi(options: Options, wanted: Said) -> Proposal:
-    from ..authoring.openapi import OpenApi, propose, read_description
+    from .authoring.openapi import OpenApi, propose, read_description
 
     api = OpenApi(read_description(Path(options.openapi)), options.openapi)
     words = _words(options)
@@ -205,7 +205,7 @@ def _from_openapi(options: Options, wanted: Said) -> Proposal:
 
 
 def _from_graphql(options: Options, wanted: Said) -> Proposal:
-    from ..authoring.graphql import GraphQLSchema, propose_graphql, read_schema
+    from .authoring.graphql import GraphQLSchema, propose_graphql, read_schema
 
     schema = GraphQLSchema(read_schema(Path(options.graphql)), options.graphql)
     words = _words(options)
@@ -260,8 +260,8 @@ def _address(url: str | None) -> str:
 
 def _from_answers(options: Options, wanted: Said) -> Proposal:
     """The connector of one list that answers describe; options that are given are not asked."""
-    from ..authoring.proposal import Proposal, unpaged_note
-    from ..authoring.questions import proposed_entity
+    from .authoring.proposal import Proposal, unpaged_note
+    from .authoring.questions import proposed_entity
 
     ask = Answering()
     url = _address(options.url or ask.text("Address of the service", "https://api.example.com", "--url"))
@@ -335,8 +335,8 @@ class Answering:
 
 def read_auth(text: str) -> Auth:
     """``bearer``, ``basic``, ``header:NAME`` or ``none``."""
-    from ..authoring.proposal import Auth
     from ..upstream.http import NAME
+    from .authoring.proposal import Auth
 
     kind, _, name = text.partition(":")
     if kind == "header" and NAME.fullmatch(name.lower()):
@@ -349,7 +349,7 @@ def read_auth(text: str) -> Auth:
 
 def read_paging(text: str, size: str | None) -> Paging:
     """``cursor:after:paging.next.after`` and the like, and ``limit=100``."""
-    from ..authoring.proposal import Paging
+    from .authoring.proposal import Paging
 
     name, rows = _page_size(size)
     style, *words = text.split(":")
@@ -362,7 +362,7 @@ def read_paging(text: str, size: str | None) -> Paging:
 
 def _page_size(text: str | None) -> tuple[str, int]:
     """The parameter for the number of rows, and how many; an empty name when nothing was said."""
-    from ..authoring.proposal import PAGE
+    from .authoring.proposal import PAGE
 
     if not text:
         return "", PAGE

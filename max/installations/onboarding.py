@@ -30,9 +30,9 @@ from ..connector import (
     SignIn,
     Validate,
 )
-from ..connector_code import connector_code, fault_of, returned, wrong_return
 from ..errors import ConnectorError, InvalidAnswers, LoaderFault, MaxError, Mismatch, MissingExtra, UsageError
 from ..model.values import Json, is_text
+from ..upstream.connector_code import connector_code, fault_of, returned, wrong_return
 from ..upstream.credentials import CredentialProvider, MemoryCredentials, Secret
 from ..upstream.hosts import PLACEHOLDER, names_host, read_address
 from .config import as_text, config_defaults, config_types, config_values, plain, read_config, read_values

@@ -18,7 +18,6 @@ from operator import attrgetter
 from typing import Any, TypeVar, cast
 
 from ..connector import Connector
-from ..connector_code import is_raised_by_connector
 from ..core import Engine, SyncMeta
 from ..errors import LoaderFault, NotFound, StorageError, shown
 from ..model.entities import E, V
@@ -28,6 +27,7 @@ from ..model.settings import DEFAULTS, Settings
 from ..model.tasks import Task
 from ..model.values import is_id
 from ..upstream.conditions import Conditions, loading
+from ..upstream.connector_code import is_raised_by_connector
 from ..upstream.credentials import CredentialProvider, MemoryCredentials
 from ..upstream.operations import CallsStopped, Operation, OperationRunner
 from .kept_files import KeepsFiles, KeptFiles

@@ -16,7 +16,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, cast
 
 from ..connector import Connector
-from ..connector_code import cause_of, fault_of, is_mistake, is_raised_by_connector
 from ..errors import LeaseLost, LoaderFault, StorageError, UpstreamChanged, shown
 from ..model.account_fields import of_installation
 from ..model.constructors import write_constructor
@@ -27,6 +26,7 @@ from ..model.loaders import BatchLoader, CollectionLoader, Env, Loader, PageRequ
 from ..model.mapping import MappedRows, by_column, ids_of, narrowed, shapes_of
 from ..model.query import Batch, Page
 from ..model.values import is_id, is_text
+from ..upstream.connector_code import cause_of, fault_of, is_mistake, is_raised_by_connector
 from ..upstream.credentials import CredentialProvider
 from ..upstream.operations import CallsStopped
 from .context import LoaderEnv

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from max.authoring.check import types_of
+from max.commands.authoring.check import types_of
 from tests.command_line import Cli, Run
 from tests.hubspot_fake import APIS, why_not
 

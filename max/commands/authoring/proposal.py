@@ -14,9 +14,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from ..errors import UsageError
-from ..model.entities import RESERVED
-from ..model.values import Json
+from ...errors import UsageError
+from ...model.entities import RESERVED
+from ...model.values import Json
 
 Style: TypeAlias = Literal["none", "cursor", "offset", "page", "link", "address", "relay"]
 PAGE = 100  # rows that a page has, where nothing else is known

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from max import Schema
-from max.authoring.proposal import entity_name, field_name, one_line, singular, snake, written_field
+from max.commands.authoring.proposal import entity_name, field_name, one_line, singular, snake, written_field
 from max.connecting import Entity, Field
 from max.errors import UsageError
 

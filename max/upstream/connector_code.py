@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from .errors import LoaderFault, MaxError, SchemaError, UnknownName, shown
+from ..errors import LoaderFault, MaxError, SchemaError, UnknownName, shown
 
 T = TypeVar("T")
 BUG = "this is a bug of the connector"
@@ -35,7 +35,7 @@ def fault_of(connector: str, what: str, error: BaseException, **data: str) -> Lo
     """The fault of a connector's function that raised an error; it names the connector's line."""
     import traceback  # costs time at every start
 
-    ours = f"{Path(__file__).parent}{os.sep}"
+    ours = f"{Path(__file__).parents[1]}{os.sep}"
     frames = [one for one in traceback.extract_tb(error.__traceback__) if ours not in one.filename]
     own = [one for one in frames if one.filename == frames[0].filename]
     place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""

@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from ..errors import MissingExtra, UnknownName, UsageError
-from ..model.values import Json
+from ...errors import MissingExtra, UnknownName, UsageError
+from ...model.values import Json
 from .proposal import (
     MOST_FIELDS,
     PAGE,

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ..errors import MissingExtra, UnknownName, UsageError
-from ..model.values import Json
+from ...errors import MissingExtra, UnknownName, UsageError
+from ...model.values import Json
 from .openapi import Said, literal, read_text, time_of_change
 from .proposal import (
     MOST_FIELDS,

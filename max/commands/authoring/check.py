@@ -19,14 +19,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from ..connector import AnyConnector, Input, RunCode, SecretInput, Select, SignIn
-from ..errors import ConnectorError, MaxError
-from ..model.entities import Entity
-from ..model.loaders import CollectionLoader, Loader
-from ..model.struct import Struct
-from ..model.values import Json, Kind
-from ..upstream.hosts import PLACEHOLDER
-from ..upstream.operations import Limit, Operation
+from ...connector import AnyConnector, Input, RunCode, SecretInput, Select, SignIn
+from ...errors import ConnectorError, MaxError
+from ...model.entities import Entity
+from ...model.loaders import CollectionLoader, Loader
+from ...model.struct import Struct
+from ...model.values import Json, Kind
+from ...upstream.hosts import PLACEHOLDER
+from ...upstream.operations import Limit, Operation
 
 Level: TypeAlias = Literal["problem", "advice"]
 ADDRESSES = ("base_url", "url", "host", "endpoint", "server")  # how a value that is an address is called
@@ -382,7 +382,7 @@ def types_of(file: Path) -> list[Finding]:
     """
     import sysconfig  # its import asks the environment
 
-    package = Path(__file__).parents[2]
+    package = Path(__file__).parents[3]
     beside = next(one for one in file.resolve().parents if not (one / "__init__.py").is_file())
     places = dict.fromkeys([package, package / "connectors", beside])
     installed = Path(sysconfig.get_path("purelib"))  # where mypy looks by itself, and refuses to be sent

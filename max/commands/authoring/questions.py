@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from ..errors import UsageError
+from ...errors import UsageError
 from .proposal import (
     Paging,
     ProposedEntity,

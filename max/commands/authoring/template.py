@@ -9,7 +9,7 @@ import json
 import re
 from textwrap import fill
 
-from ..model.values import Json
+from ...model.values import Json
 from .proposal import Proposal, ProposedEntity, ProposedField, Style, pascal, singular, snake
 
 ROOT = "Account"  # the entity that holds everything which the credential sees
