@@ -258,7 +258,8 @@ def test_what_fails_blocks_and_leaves_what_the_table_says(what: str, tmp_path: P
     async def main() -> None:
         world = World()
         async with started(world, tmp_path / "data.db") as one:
-            await PROOFS[what](Stage(world, one))
+            check = PROOFS[what]
+            await check(Stage(world, one))
 
     FakeClock().run(main())
 

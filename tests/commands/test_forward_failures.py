@@ -137,7 +137,7 @@ class TestCallers:
     def test_a_killed_caller_ends_the_command_in_the_daemon(self, shared: Machine) -> None:
         for words in (ALL, ["sql", "acme", ENDLESS, "--timeout", "10m"]):
             end(begun(shared, *words))
-            wait_until(lambda: (commands(shared), open_data(shared)) == (0, 0))
+            assert wait_until(lambda: (commands(shared), open_data(shared)) == (0, 0))
 
     def test_a_caller_that_never_reads_delays_no_other(self, shared: Machine) -> None:
         process = begun(shared, *ALL)

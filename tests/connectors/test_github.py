@@ -38,7 +38,7 @@ def copy(fake: Fake, tmp_path: Path) -> Copy:
     return Copy(tmp_path, fake)
 
 
-def synced(copy: Copy, **options: Any) -> None:
+def check_sync(copy: Copy, **options: Any) -> None:
     """A sync that completes, after which the copy is equal to the service."""
     result = copy.sync(**options)
     assert (result.status, result.failures) == (Status.COMPLETED, ())
@@ -49,29 +49,29 @@ class TestRows:
     """What a sync leaves is what the service has."""
 
     def test_a_first_sync_brings_everything(self, copy: Copy) -> None:
-        synced(copy)
+        check_sync(copy)
 
     def test_a_first_sync_of_many_pages_brings_everything(self, copy: Copy, small: None) -> None:
-        synced(copy)
+        check_sync(copy)
 
     def test_changes_of_every_kind_come_with_the_next_sync(self, copy: Copy, small: None) -> None:
-        synced(copy)
+        check_sync(copy)
         change(copy.fake)
-        synced(copy)
+        check_sync(copy)
 
     def test_a_full_sync_after_changes_brings_the_same(self, copy: Copy, small: None) -> None:
-        synced(copy)
+        check_sync(copy)
         change(copy.fake)
-        synced(copy, full=True)
+        check_sync(copy, full=True)
 
     def test_many_issues_that_changed_at_one_moment_fill_several_pages(self, copy: Copy, small: None) -> None:
         big = repo_of(copy.fake, "octo/big")
         for number in range(23):
             issue = big.issue(f"Imported {number}")
             issue |= {"created_at": iso(START + 9000), "updated_at": iso(START + 9000)}
-        synced(copy)
+        check_sync(copy)
         big.change(3, title="later")
-        synced(copy, full=True)
+        check_sync(copy, full=True)
 
     def test_a_page_that_is_exactly_full_is_the_last_one(self, copy: Copy, small: None) -> None:
         plain = repo_of(copy.fake, "ada/plain")
@@ -79,14 +79,14 @@ class TestRows:
             plain.label(f"label {number}")
             plain.issue(f"issue {number}")
             plain.commit(f"commit {number}")
-        synced(copy)
+        check_sync(copy)
         plain.label("one more")
         plain.issue("one more")
         plain.commit("one more")
-        synced(copy)
+        check_sync(copy)
 
     def test_issues_are_found_by_the_names_of_their_labels(self, copy: Copy) -> None:
-        synced(copy)
+        check_sync(copy)
 
         async def found(runtime: InstallationRuntime) -> set[int]:
             query = runtime.engine.query(github.Issue).where("labels.name HAS idea")
@@ -116,7 +116,7 @@ class TestChangesMeanwhile:
     ) -> None:
         big = repo_of(copy.fake, "octo/big")
         copy.fake.inject(r"/big/issues\?", call=lambda: big.change(1, title="moved to the end"), skip=page)
-        synced(copy)
+        check_sync(copy)
 
     @pytest.mark.parametrize("page", [1, 2])
     def test_an_issue_that_goes_between_two_pages_hides_no_other(
@@ -126,7 +126,7 @@ class TestChangesMeanwhile:
         copy.fake.inject(r"/big/issues\?", call=lambda: big.issues.pop(1), skip=page)
         assert copy.sync().status is Status.COMPLETED
         copy.later(DAY)
-        synced(copy)
+        check_sync(copy)
 
     def test_what_is_pushed_while_the_commits_are_listed_comes_with_the_next_sync(
         self, copy: Copy, small: None
@@ -134,7 +134,7 @@ class TestChangesMeanwhile:
         big = repo_of(copy.fake, "octo/big")
         copy.fake.inject(r"/big/commits\?", call=lambda: big.commit("meanwhile"), skip=2)
         assert copy.sync().status is Status.COMPLETED
-        synced(copy)
+        check_sync(copy)
 
     @pytest.mark.parametrize("page", [0, 1, 2])
     def test_what_changes_while_pull_requests_are_listed_comes_with_the_next_sync(
@@ -145,56 +145,56 @@ class TestChangesMeanwhile:
             big.pull(f"More {number}")
         copy.fake.inject(r"(big|1002)/pulls\?", call=lambda: change(copy.fake), skip=page)
         assert copy.sync().status is Status.COMPLETED
-        synced(copy)
+        check_sync(copy)
 
 
 class TestCommits:
     """The commits are those of the default branch, whatever is done to it."""
 
     def test_commits_that_a_force_push_removed_go(self, copy: Copy) -> None:
-        synced(copy)
+        check_sync(copy)
         big = repo_of(copy.fake, "octo/big")
         big.branches["main"] = big.history(big.branches["main"])[3]
         big.commit("another way")
-        synced(copy)
+        check_sync(copy)
 
     def test_old_commits_that_a_merge_brings_come(self, copy: Copy, small: None) -> None:
-        synced(copy)
+        check_sync(copy)
         big = repo_of(copy.fake, "octo/big")
         at = big.history(big.branches["main"])[-1]
         for number in range(8):  # dated before everything that was read
             at = big.commit_on([at], f"side {number}", "side", at=START - 9000)["sha"]
-        synced(copy)  # not part of the default branch
+        check_sync(copy)  # not part of the default branch
         big.commit_on([big.branches["main"], at], "Merge side")
-        synced(copy)
+        check_sync(copy)
 
     def test_another_default_branch_brings_its_commits(self, copy: Copy) -> None:
-        synced(copy)
+        check_sync(copy)
         big = repo_of(copy.fake, "octo/big")
         big.branches["next"] = big.history(big.branches["main"])[5]
         big.row["default_branch"] = "next"
-        synced(copy)
+        check_sync(copy)
 
     def test_an_empty_repository_has_no_commits_until_the_first_push(self, copy: Copy) -> None:
-        synced(copy)
+        check_sync(copy)
         repo_of(copy.fake, "ada/empty").commit("begin")
-        synced(copy)
+        check_sync(copy)
 
     def test_a_last_commit_that_git_has_thrown_away_lists_everything(self, copy: Copy) -> None:
-        synced(copy)
+        check_sync(copy)
         big = repo_of(copy.fake, "octo/big")
         gone = big.branches["main"]
         big.branches["main"] = big.history(gone)[1]
         del big.commits[gone]
         big.commit("instead")
-        synced(copy)
+        check_sync(copy)
 
 
 class TestRemovals:
     """What is gone at GitHub goes, and nothing else."""
 
     def test_issues_and_comments_that_were_deleted_go_within_a_day(self, copy: Copy, small: None) -> None:
-        synced(copy)
+        check_sync(copy)
         big = repo_of(copy.fake, "octo/big")
         del big.issues[5]
         for id, row in list(big.comments.items()):
@@ -204,10 +204,10 @@ class TestRemovals:
         del big.review_comments[next(iter(big.review_comments))]
         assert copy.sync().status is Status.COMPLETED
         copy.later(DAY)
-        synced(copy)
+        check_sync(copy)
 
     def test_a_pull_request_that_github_took_away_goes_within_a_day(self, copy: Copy, small: None) -> None:
-        synced(copy)
+        check_sync(copy)
         big = repo_of(copy.fake, "octo/big")
         for things in (big.pulls, big.issues, big.reviews):
             del things[8]
@@ -216,58 +216,58 @@ class TestRemovals:
                 if "/8" in (row.get("issue_url") or row.get("pull_request_url")):
                     del comments[id]
         copy.later(DAY)
-        synced(copy)
+        check_sync(copy)
 
     def test_they_go_at_once_when_the_check_is_asked_for(self, copy: Copy) -> None:
-        synced(copy)
+        check_sync(copy)
         del repo_of(copy.fake, "octo/big").comments[next(iter(repo_of(copy.fake, "octo/big").comments))]
-        synced(copy, check_deletes=True)
+        check_sync(copy, check_deletes=True)
 
     def test_a_transferred_issue_goes_to_the_other_repository(self, copy: Copy) -> None:
-        synced(copy)
+        check_sync(copy)
         big, plain = repo_of(copy.fake, "octo/big"), repo_of(copy.fake, "ada/plain")
         plain.issue(big.issues.pop(2)["title"])
         copy.later(DAY)
-        synced(copy)
+        check_sync(copy)
 
     def test_a_label_that_was_deleted_goes_with_the_check_of_the_issues(self, copy: Copy) -> None:
-        synced(copy)
+        check_sync(copy)
         big = repo_of(copy.fake, "octo/big")
         del big.labels["unused"]
-        synced(copy)
+        check_sync(copy)
         del big.labels["idea"]
         for row in (*big.issues.values(), *big.pulls.values()):
             row["labels"] = [one for one in row["labels"] if one["name"] != "idea"]
         assert copy.sync().status is Status.COMPLETED
         copy.later(DAY)
-        synced(copy)
+        check_sync(copy)
 
     def test_reviews_milestones_releases_and_members_that_went_go_with_the_next_sync(
         self, copy: Copy
     ) -> None:
-        synced(copy)
+        check_sync(copy)
         big = repo_of(copy.fake, "octo/big")
         big.reviews[4].clear()
         big.change(4)
         del big.releases[next(iter(big.releases))]
         big.milestones.popitem()
         copy.fake.members["octo", "core"].remove("bob")
-        synced(copy)
+        check_sync(copy)
 
     def test_people_whom_nothing_names_any_more_stay(self, copy: Copy) -> None:
         big = repo_of(copy.fake, "octo/big")
         big.change(2, assignees=["zoe"])
-        synced(copy)
+        check_sync(copy)
         big.comment(2, "from me", login="zoe")
         big.change(2, assignees=[])
-        synced(copy)
+        check_sync(copy)
         copy.later(DAY)
-        synced(copy)
+        check_sync(copy)
 
     def test_a_repository_that_was_deleted_goes_with_all_that_it_has_when_a_person_says_so(
         self, copy: Copy
     ) -> None:
-        synced(copy)
+        check_sync(copy)
         big = repo_of(copy.fake, "octo/big")
         del copy.fake.repos[big.row["id"]]
         before = copy.rows()
@@ -275,18 +275,18 @@ class TestRemovals:
         assert result.status is Status.PARTIAL
         assert {one.code for one in result.failures} == {"sync.removals"}
         assert copy.rows()["Issue"].keys() == before["Issue"].keys()
-        synced(copy, allow_removals=True)
+        check_sync(copy, allow_removals=True)
         assert copy.rows()["Issue"] == {}
 
     def test_issues_that_are_turned_off_go_with_the_check_and_come_back(self, copy: Copy) -> None:
-        synced(copy)
+        check_sync(copy)
         repo_of(copy.fake, "octo/big").row["has_issues"] = False
         assert (copy.sync().failures, copy.rows()["Issue"] == {}) == ((), False)
         assert copy.sync(check_deletes=True).status is Status.PARTIAL  # so many that a person is asked
-        synced(copy, check_deletes=True, allow_removals=True)
+        check_sync(copy, check_deletes=True, allow_removals=True)
         repo_of(copy.fake, "octo/big").row["has_issues"] = True
         copy.later(DAY)
-        synced(copy)
+        check_sync(copy)
 
 
 def said(result: SyncResult) -> str:
@@ -311,7 +311,7 @@ class TestRepositories:
     def test_a_forbidden_one_is_said_and_keeps_its_rows(
         self, copy: Copy, status: int, message: str, words: str
     ) -> None:
-        synced(copy)
+        check_sync(copy)
         repo_of(copy.fake, "octo/small").status = (status, message)
         change(copy.fake)
         for _ in range(2):
@@ -321,13 +321,13 @@ class TestRepositories:
             assert {one.code for one in result.failures} == {"upstream.permission"}
             assert copy.differences() == []
         repo_of(copy.fake, "octo/small").status = None
-        synced(copy)
+        check_sync(copy)
 
     def test_the_rows_of_one_that_is_gone_go_and_then_it_is_said(self, copy: Copy) -> None:
-        synced(copy)
+        check_sync(copy)
         small = repo_of(copy.fake, "octo/small")
         del copy.fake.repos[small.row["id"]]
-        synced(copy)
+        check_sync(copy)
         result = copy.sync()
         assert result.status is Status.PARTIAL
         assert "there is no repository octo/small, or the credential may not see it" in said(result)
@@ -343,23 +343,23 @@ class TestRepositories:
             assert copy.differences() == []
 
     def test_a_renamed_one_keeps_its_rows_and_gets_its_new_name(self, copy: Copy) -> None:
-        synced(copy)
+        check_sync(copy)
         copy.fake.rename(repo_of(copy.fake, "octo/big"), "octo/bigger")
         change_of_name = repo_of(copy.fake, "octo/bigger")
         change_of_name.issue("after the new name")
-        synced(copy)
-        synced(copy)
+        check_sync(copy)
+        check_sync(copy)
 
     def test_one_that_is_named_by_two_names_comes_once(self, copy: Copy) -> None:
         copy.fake.rename(repo_of(copy.fake, "ada/plain"), "ada/fancy")
         copy.fake.rename(repo_of(copy.fake, "ada/fancy"), "ada/fanciest")
         copy.values["repositories"] += ["ada/fancy"]
-        synced(copy)
+        check_sync(copy)
         copy.values["repositories"] += ["ADA/fanciest"]
-        synced(copy)
+        check_sync(copy)
 
     def test_one_that_is_taken_out_of_the_configuration_goes(self, copy: Copy) -> None:
-        synced(copy)
+        check_sync(copy)
         copy.values["repositories"] = ["octo/big", "octo/small", "ada/plain"]
         result = copy.sync()
         assert (result.status, result.failures) == (Status.COMPLETED, ())
@@ -367,12 +367,12 @@ class TestRepositories:
 
     def test_of_all_that_the_token_sees_a_renamed_one_is_followed(self, copy: Copy) -> None:
         copy.values["repositories"] = []
-        synced(copy)
+        check_sync(copy)
         copy.fake.rename(repo_of(copy.fake, "octo/big"), "octo/bigger")
-        synced(copy)
+        check_sync(copy)
 
     def test_a_name_that_another_repository_has_now_is_that_one(self, copy: Copy) -> None:
-        synced(copy)
+        check_sync(copy)
         plain = repo_of(copy.fake, "ada/plain")
         copy.fake.rename(plain, "ada/elsewhere")
         copy.fake.repo("ada/plain", description="another one")
@@ -382,14 +382,14 @@ class TestRepositories:
 
     def test_what_a_single_sign_on_hides_is_said_and_kept(self, copy: Copy) -> None:
         copy.values["repositories"] = []
-        synced(copy)
+        check_sync(copy)
         copy.fake.hidden_orgs = [str(copy.fake.users["octo"]["id"])]
         result = copy.sync()
         assert result.status is Status.PARTIAL
         assert "single sign-on" in said(result)
         assert copy.differences() == []
         copy.fake.hidden_orgs = []
-        synced(copy)
+        check_sync(copy)
 
     def test_teams_that_may_not_be_seen_are_left_out_and_those_that_were_seen_stay(self, copy: Copy) -> None:
         copy.fake.org_scope = False
@@ -397,7 +397,7 @@ class TestRepositories:
         assert (result.status, result.failures) == (Status.COMPLETED, ())
         assert copy.rows()["Team"] == {}
         copy.fake.org_scope = True
-        synced(copy)
+        check_sync(copy)
         copy.fake.org_scope = False
         result = copy.sync()
         assert result.status is Status.PARTIAL
@@ -411,7 +411,7 @@ class TestRequests:
     def test_a_first_sync_needs_the_least_number_of_requests(self, tmp_path: Path) -> None:
         with served(issues=250) as fake:
             copy = Copy(tmp_path, fake)
-            synced(copy)
+            check_sync(copy)
             counted = Counter(one.handler for one in fake.requests())
             repos = fake.repos.values()
             least = {
@@ -432,10 +432,10 @@ class TestRequests:
 
     def test_a_sync_without_changes_costs_nothing_of_the_hourly_limit(self, copy: Copy, small: None) -> None:
         for _ in range(2):
-            synced(copy)
+            check_sync(copy)
         copy.fake.requests()
         charged = copy.fake.charged
-        synced(copy)
+        check_sync(copy)
         seen = copy.fake.requests()
         assert copy.fake.charged == charged
         assert {one.status for one in seen} == {304}
@@ -443,10 +443,10 @@ class TestRequests:
         assert handlers.keys().isdisjoint({"commits", "compare", "pull", "reviews"})
 
     def test_only_pull_requests_that_changed_are_read_in_detail(self, copy: Copy) -> None:
-        synced(copy)
+        check_sync(copy)
         repo_of(copy.fake, "octo/big").review(4)
         copy.fake.requests()
-        synced(copy)
+        check_sync(copy)
         counted = Counter(one.handler for one in copy.fake.requests())
         assert (counted["pull"], counted["reviews"]) == (1, 1)
 

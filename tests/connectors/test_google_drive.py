@@ -35,7 +35,7 @@ def copy(fake: Any, tmp_path: Path) -> Copy:
     return Copy(tmp_path, fake, root_folder="root")
 
 
-def synced(copy: Copy, **options: Any) -> None:
+def check_sync(copy: Copy, **options: Any) -> None:
     """A sync that completes, after which the copy is equal to the account."""
     result = copy.sync(**options)
     assert (result.status, result.failures) == (Status.COMPLETED, ())
@@ -46,114 +46,114 @@ class TestRows:
     """What a sync leaves is what the account has."""
 
     def test_a_first_sync_brings_everything(self, copy: Copy) -> None:
-        synced(copy)
+        check_sync(copy)
 
     def test_a_first_sync_of_many_pages_brings_everything(self, copy: Copy, small: None) -> None:
-        synced(copy)
+        check_sync(copy)
 
     def test_changes_of_every_kind_come_with_the_next_sync(self, copy: Copy, small: None) -> None:
-        synced(copy)
+        check_sync(copy)
         change(copy.fake)
-        synced(copy)
+        check_sync(copy)
 
     def test_a_full_sync_after_changes_brings_the_same(self, copy: Copy, small: None) -> None:
-        synced(copy)
+        check_sync(copy)
         change(copy.fake)
-        synced(copy, full=True)
+        check_sync(copy, full=True)
 
     def test_what_drive_says_is_gone_is_removed_with_its_permissions(self, copy: Copy) -> None:
-        synced(copy)
+        check_sync(copy)
         copy.fake.remove("mine")
-        synced(copy)
+        check_sync(copy)
         rows = copy.rows()
         assert "mine" not in rows["DriveFile"]
         assert not [id for id in rows["DrivePermission"] if id.startswith("mine/")]
 
     def test_a_file_to_which_access_was_lost_comes_back_with_it(self, copy: Copy) -> None:
-        synced(copy)
+        check_sync(copy)
         before = copy.fake.files["foreign"]
         copy.fake.remove("foreign")
-        synced(copy)
+        check_sync(copy)
         copy.fake.put("foreign", **{name: before[name] for name in before if name != "id"})
         copy.fake.files["foreign"].pop("parents", None)
         copy.fake.files["foreign"].pop("permissions", None)
-        synced(copy)
+        check_sync(copy)
 
     def test_trash_is_kept_and_marked(self, copy: Copy) -> None:
-        synced(copy)
+        check_sync(copy)
         copy.fake.put("leaf", trashed=True)
-        synced(copy)
+        check_sync(copy)
         assert copy.rows()["DriveFile"]["leaf"]["trashed"] is True
 
     def test_numbers_of_64_bits_are_exact(self, copy: Copy) -> None:
-        synced(copy)
+        check_sync(copy)
         assert copy.rows()["DriveFile"]["binary"]["size"] == 9_007_199_254_740_993
 
     def test_a_file_that_moves_between_drives_is_never_removed(self, copy: Copy) -> None:
-        synced(copy)
+        check_sync(copy)
         copy.fake.put("file4", driveId="D1", parents=["D1"])
         copy.fake.put("shared3", parents=["folder1"])
         moved = copy.fake.files["shared3"]
         moved.pop("driveId")
         copy.fake.changes[-1]["_drive"] = None
         copy.fake.changes.append({**copy.fake.changes[-1], "_drive": "D1"})  # it also left its drive
-        synced(copy)
+        check_sync(copy)
 
 
 class TestPaths:
     """A folder that is renamed, moved or lost changes the paths below it, without a request."""
 
     def test_a_renamed_folder_renames_everything_below(self, copy: Copy, small: None) -> None:
-        synced(copy)
+        check_sync(copy)
         copy.requests()
         copy.fake.put("folder1", name="Renamed")
-        synced(copy)
+        check_sync(copy)
         assert copy.rows()["DriveFile"]["leaf"]["path"] == "/My Drive/Renamed/Deep/Deeper/Q1\u2215Q2"
         assert copy.requests().count("changes") == 2
 
     def test_a_moved_folder_takes_everything_along(self, copy: Copy, small: None) -> None:
-        synced(copy)
+        check_sync(copy)
         copy.fake.put("deep", parents=["folder4"])
-        synced(copy)
+        check_sync(copy)
 
     def test_folders_that_change_places_in_one_sync(self, copy: Copy, small: None) -> None:
-        synced(copy)
+        check_sync(copy)
         copy.fake.put("deeper", parents=["root"], name="Top")
         copy.fake.put("deep", parents=["deeper"])
         copy.fake.put("folder1", parents=["deep"], name="Bottom")
-        synced(copy)
+        check_sync(copy)
 
     def test_a_folder_that_is_lost_leaves_what_is_below_it_without_a_drive(
         self, copy: Copy, small: None
     ) -> None:
-        synced(copy)
+        check_sync(copy)
         copy.fake.remove("folder1")
-        synced(copy)
+        check_sync(copy)
         assert copy.rows()["DriveFile"]["leaf"]["path"] == "Deep/Deeper/Q1\u2215Q2"
 
     def test_a_folder_that_only_a_full_listing_finds_gone_leaves_right_paths(
         self, copy: Copy, small: None
     ) -> None:
-        synced(copy)
+        check_sync(copy)
         del copy.fake.files["folder1"]  # the log does not say so
         copy.sync(full=True)
         assert "folder1" not in copy.rows()["DriveFile"]
-        synced(copy)
+        check_sync(copy)
         assert copy.rows()["DriveFile"]["leaf"]["path"] == "Deep/Deeper/Q1\u2215Q2"
 
     def test_a_folder_that_becomes_visible_gives_the_files_below_it_their_path(
         self, copy: Copy, small: None
     ) -> None:
-        synced(copy)
+        check_sync(copy)
         assert copy.rows()["DriveFile"]["lost"]["path"] == "below the invisible"
         copy.fake.put("hidden-folder", name="Found", mimeType=FOLDER, parents=["folder0"])
-        synced(copy)
+        check_sync(copy)
         assert copy.rows()["DriveFile"]["lost"]["path"] == "/My Drive/Folder 0/Found/below the invisible"
 
     def test_a_renamed_shared_drive_renames_everything_in_it(self, copy: Copy, small: None) -> None:
-        synced(copy)
+        check_sync(copy)
         copy.fake.drives["D1"]["name"] = "Crew"
-        synced(copy)
+        check_sync(copy)
         assert copy.rows()["DriveFile"]["plan"]["path"] == "/Crew/Plans/2025"
 
     def test_a_walk_that_was_cut_off_is_done_by_the_next_sync(
@@ -161,7 +161,7 @@ class TestPaths:
     ) -> None:
         for number in range(12):  # more than one step reads
             copy.fake.put(f"child{number}", log=False, name=f"c{number}", parents=["deeper"])
-        synced(copy)
+        check_sync(copy)
         copy.fake.put("deep", name="Renamed")
         steps, walk = [0], paths.Tree.walk
 
@@ -175,10 +175,10 @@ class TestPaths:
             patch.setattr(paths.Tree, "walk", cut)
             assert copy.sync().status is Status.PARTIAL
         assert copy.differences() != []
-        synced(copy)
+        check_sync(copy)
 
     def test_folders_in_a_circle_have_an_end(self, copy: Copy) -> None:
-        synced(copy)
+        check_sync(copy)
         copy.fake.files["deep"]["parents"] = ["deeper"]  # as it may look between two pages
         copy.fake.put("deeper", name="Round")
         copy.fake.put("deep", name="And round")
@@ -186,7 +186,7 @@ class TestPaths:
         assert result.status is Status.COMPLETED
         assert copy.rows()["DriveFile"]["leaf"]["path"].endswith("Q1\u2215Q2")
         copy.fake.put("deep", parents=["folder1"])
-        synced(copy)
+        check_sync(copy)
 
 
 class TestPages:
@@ -199,20 +199,20 @@ class TestPages:
 
         copy.fake.inject(r"v3/files\?corpora=user", call=delete, skip=3)
         assert copy.sync().status is Status.COMPLETED
-        synced(copy)
+        check_sync(copy)
 
     def test_what_changes_while_the_files_are_listed_comes_with_the_next_sync(
         self, copy: Copy, small: None
     ) -> None:
         copy.fake.inject(r"v3/files\?", call=lambda _: change(copy.fake), skip=4)
         assert copy.sync().status is Status.COMPLETED
-        synced(copy)
+        check_sync(copy)
 
     def test_files_of_one_moment_fill_several_pages(self, copy: Copy, small: None) -> None:
         at = copy.fake.clock.iso(START + 3000)
         for number in range(17):
             copy.fake.put(f"same{number}", log=False, createdTime=at)
-        synced(copy)
+        check_sync(copy)
 
     def test_after_a_refused_page_token_the_next_sync_lists_everything(self, copy: Copy, small: None) -> None:
         at = copy.fake.clock.iso(START + 3000)
@@ -222,7 +222,7 @@ class TestPages:
         copy.fake.inject(r"v3/files\?.*createdTime.*pageToken", status=400, body=body)
         result = copy.sync()
         assert (result.status, result.failures[0].code) == (Status.PARTIAL, "upstream.sync_token")
-        synced(copy)
+        check_sync(copy)
 
     def test_an_order_that_drive_ignores_is_noticed(
         self, copy: Copy, small: None, monkeypatch: pytest.MonkeyPatch
@@ -235,18 +235,18 @@ class TestPages:
             return ignored(request, {**params, "orderBy": ""}, body)
 
         copy.fake.routes["drive.files.list"] = unsorted
-        synced(copy)
+        check_sync(copy)
 
     def test_a_search_that_was_incomplete_is_asked_for_again(self, copy: Copy) -> None:
         copy.fake.inject(r"v3/files\?", status=200, body={"incompleteSearch": True, "files": []})
-        synced(copy)
+        check_sync(copy)
 
 
 class TestIncrements:
     """What a sync asks for."""
 
     def test_a_first_sync_asks_for_no_more_than_it_must(self, copy: Copy) -> None:
-        synced(copy)
+        check_sync(copy)
         found = copy.requests()
         shared = [id for id, file in copy.fake.files.items() if file.get("driveId")]
         lists = ["about", "drives", "changes/startPageToken", "files", "changes/startPageToken", "files"]
@@ -255,33 +255,33 @@ class TestIncrements:
     def test_an_unchanged_account_costs_one_request_for_each_log_and_one_for_the_drives(
         self, copy: Copy
     ) -> None:
-        synced(copy)
+        check_sync(copy)
         copy.requests()
-        synced(copy)
+        check_sync(copy)
         assert sorted(copy.requests()) == ["changes", "changes", "drives"]
 
     def test_the_log_is_read_from_before_the_files_were_listed(self, copy: Copy) -> None:
-        synced(copy)
+        check_sync(copy)
         found = copy.requests()
         for name in ("files", "changes/startPageToken"):
             assert found.count(name) == 2
         assert found.index("changes/startPageToken") < found.index("files")
 
     def test_a_token_that_drive_no_longer_knows_leads_to_a_full_listing(self, copy: Copy) -> None:
-        synced(copy)
+        check_sync(copy)
         change(copy.fake)
-        synced(copy)
+        check_sync(copy)
         copy.fake.changes.clear()
         copy.fake.put("late", log=False)
         copy.fake.put("leaf", log=False, parents=["folder0"])
         copy.requests()
-        synced(copy)
+        check_sync(copy)
         assert copy.requests().count("files") == 2
         assert len(copy.fake.rejections) == 2
         copy.fake.rejections.clear()  # the token that the fake does not know is the point
 
     def test_of_several_changes_of_a_file_the_last_one_holds(self, copy: Copy) -> None:
-        synced(copy)
+        check_sync(copy)
         copy.fake.put("file5", name="once")
         copy.fake.remove("file5")
         copy.fake.put("file6", name="once")
@@ -290,30 +290,30 @@ class TestIncrements:
         copy.fake.remove("file7")
         copy.fake.files["file7"] = file
         copy.fake.put("file7", name="back")
-        synced(copy)
+        check_sync(copy)
 
 
 class TestDrives:
     """Drives that come, go, and are chosen."""
 
     def test_a_new_shared_drive_is_copied_by_the_next_sync(self, copy: Copy) -> None:
-        synced(copy)
+        check_sync(copy)
         copy.fake.drives["D2"] = {**copy.fake.drives["D1"], "id": "D2", "name": "More"}
         copy.fake.put("d2file", log=False, driveId="D2", parents=["D2"], owners=[], permissions=[])
-        synced(copy)
+        check_sync(copy)
         assert copy.rows()["DriveFile"]["d2file"]["path"] == "/More/d2file"
 
     def test_a_drive_that_is_gone_goes_with_its_files_and_asks_for_no_others(self, copy: Copy) -> None:
-        synced(copy)
+        check_sync(copy)
         copy.requests()
         del copy.fake.drives["D1"]
         for id in [id for id, file in copy.fake.files.items() if file.get("driveId") == "D1"]:
             del copy.fake.files[id]
-        synced(copy, allow_removals=True)
+        check_sync(copy, allow_removals=True)
         assert not [one for one in copy.requests() if "permissions" in one]
 
     def test_a_drive_that_cannot_be_reached_keeps_its_files(self, copy: Copy) -> None:
-        synced(copy)
+        check_sync(copy)
         before = copy.rows()["DriveFile"].keys()
         body = {"error": {"errors": [{"reason": "notFound", "location": "driveId"}]}}
         copy.fake.inject(r"changes\?.*driveId=D1", status=404, body=body)
@@ -357,8 +357,8 @@ def test_every_row_of_a_large_tree_has_its_path(copy: Copy) -> None:
         )
         if kind == FOLDER:
             parents.append(f"n{number}")
-    synced(copy)
+    check_sync(copy)
     copy.fake.put("n0", name="renamed", parents=["folder4"])
-    synced(copy)
+    check_sync(copy)
     found = copy.rows()["DriveFile"]
     assert all(found[id]["path"] == path_of(copy.fake, id) for id in copy.fake.files)

@@ -66,7 +66,7 @@ def times(pages: list[list[str]], repeats: int | None) -> Iterator[tuple[int, li
             yield number, ids
 
 
-async def live(store: Store, history: list[Pass]) -> None:
+async def check_history(store: Store, history: list[Pass]) -> None:
     """Have the passes happen; after each the members and their ages are what the pages have said."""
     await store.engine.store(Team("t"))
     now, members, age = 0.0, set[str](), dict[str, float]()
@@ -102,7 +102,7 @@ async def live(store: Store, history: list[Pass]) -> None:
 @given(history=passes())
 @pytest.mark.usefixtures("either")
 def test_members_and_their_ages_are_what_the_pages_said(history: list[Pass]) -> None:
-    using(MEMORY, lambda store: live(store, history))
+    using(MEMORY, lambda store: check_history(store, history))
 
 
 async def list_pages(store: Store, *pages: Sequence[int], at: float, ends: bool = True) -> None:

@@ -462,7 +462,7 @@ def test_a_move_begins_under_the_lock_of_those_who_change_what_it_moves(
 # -- what is refused, before anything is written
 
 
-def refused(home: Path, to: str | Path, error: type[MaxError], words: str, *names: str) -> None:
+def check_refused(home: Path, to: str | Path, error: type[MaxError], words: str, *names: str) -> None:
     """A move is refused, and everything is where it was and as it was."""
     before = data_of(folder_at(home))
     with pytest.raises(error, match=words):
@@ -479,7 +479,7 @@ def test_without_a_key_or_with_another_one_nothing_is_moved(
     home: Path, url: str, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MAX_KEY")
-    refused(home, url, KeyMissing, "no key is given")
+    check_refused(home, url, KeyMissing, "no key is given")
     assert not PostgresDatabase(url.partition("#")[0], url.partition("#")[2]).is_there()
     monkeypatch.setenv("MAX_KEY", "env:MOVE_KEYS")
     moved(folder_at(home), url)
@@ -498,24 +498,26 @@ def test_a_database_that_has_one_of_that_name_or_its_data_is_refused(
     copy = shutil.copytree(home, tmp_path / "copy")
     there = ProjectDatabase.open(url, create=True)
     info = there.add("acme", "default", {}, {}, now=NOW)
-    refused(home, url, ProjectError, "the name acme:default is taken")
+    check_refused(home, url, ProjectError, "the name acme:default is taken")
     with there.writable_database(info).writer() as connection:
         connection.execute("CREATE TABLE kept (a INTEGER)")
     there.remove(info, keep_data=True)
-    refused(home, url, MoveRefused, "is there already: data that was kept")
+    check_refused(home, url, MoveRefused, "is there already: data that was kept")
     there.database(info).delete()
     moved(folder_at(home), url)
-    refused(copy, url, ProjectError, "is taken")  # a copy with the same ids is not taken for what was moved
+    check_refused(
+        copy, url, ProjectError, "is taken"
+    )  # a copy with the same ids is not taken for what was moved
 
 
 def test_a_folder_that_has_one_of_that_name_or_its_data_is_refused(home: Path, tmp_path: Path) -> None:
     target = ProjectFolder.init(tmp_path / "target")
     info = target.add("acme", "default", {}, {}, now=NOW)
-    refused(home, target.root, ProjectError, "the name acme:default is taken")
+    check_refused(home, target.root, ProjectError, "the name acme:default is taken")
     with target.writable_database(info).writer() as connection:
         connection.execute("CREATE TABLE kept (a INTEGER)")
     target.remove(info, keep_data=True)
-    refused(home, target.root, MoveRefused, "is there already: data that was kept")
+    check_refused(home, target.root, MoveRefused, "is there already: data that was kept")
 
 
 @pytest.mark.parametrize("wrong", ["connector", "name", "id"])
@@ -537,7 +539,7 @@ def test_a_connector_of_its_own_is_refused_where_there_are_none(home: Path, url:
     (home / "connectors").mkdir()
     (home / "connectors" / "max_own.py").touch()
     folder_at(home).add("own", None, {}, {}, now=NOW)
-    refused(home, url, MoveRefused, "uses the project's own connector", "own")
+    check_refused(home, url, MoveRefused, "uses the project's own connector", "own")
     assert len(moved(folder_at(home), url)) == 3  # the folder that leads there has it
 
 
@@ -545,13 +547,13 @@ def test_a_connector_of_its_own_is_refused_where_there_are_none(home: Path, url:
 def test_a_server_that_is_not_there_or_has_the_project_of_a_newer_max_is_refused(
     home: Path, url: str
 ) -> None:
-    refused(home, "postgresql://x@/y?host=/nowhere", StorageUnreachable, "nowhere")
-    refused(home, "postgresql://x:secret@h/y", UsageError, "a password in a URL")
+    check_refused(home, "postgresql://x@/y?host=/nowhere", StorageUnreachable, "nowhere")
+    check_refused(home, "postgresql://x:secret@h/y", UsageError, "a password in a URL")
     ProjectDatabase.open(url, create=True)
     server, _, schema = url.partition("#")
     with PostgresDatabase(server, schema).writer() as connection:
         connection.execute("INSERT INTO _max_migration VALUES ('project', 9, 'x')")
-    refused(home, url, StorageNewer, "newer than this Max")
+    check_refused(home, url, StorageNewer, "newer than this Max")
 
 
 def test_what_is_running_damaged_or_noted_in_files_alone_is_refused(home: Path, tmp_path: Path) -> None:
@@ -561,13 +563,13 @@ def test_what_is_running_damaged_or_noted_in_files_alone_is_refused(home: Path, 
     with here.writable_database(info).writer() as connection:
         connection.execute("UPDATE _max_sync SET state = 'running', worker = ?", (worker,))
         connection.execute("INSERT INTO _max_worker VALUES (?, unixepoch())", (worker,))
-    refused(home, target, SyncRunning, "is already running")
+    check_refused(home, target, SyncRunning, "is already running")
     with here.writable_database(info).writer() as connection:
         connection.execute("UPDATE _max_sync SET state = 'completed', worker = NULL")
     file = here.file(info)
     text = file.read_text()
     file.write_text(json.dumps({**json.loads(text), "note": "mine"}))
-    refused(home, target, MoveRefused, "has note, which would be lost")
+    check_refused(home, target, MoveRefused, "has note, which would be lost")
     file.write_text(text)
     here.file(here.target("acme:other")).write_text("{")
     with pytest.raises(ProjectError, match="is broken"):
@@ -597,10 +599,12 @@ def test_a_server_that_may_only_be_read_or_whose_schema_is_another_programs_is_r
 ) -> None:
     server, _, schema = url.partition("#")
     only = f"{server}&options=-cdefault_transaction_read_only%3Don#{schema}"
-    refused(home, only, StorageReadOnly, "read-only transaction")
+    check_refused(home, only, StorageReadOnly, "read-only transaction")
     with PostgresDatabase(server, schema).writer() as connection:
         connection.execute("CREATE TABLE theirs (a INTEGER)")
-    refused(home, url, ProjectError, f"the schema {schema} is another program's: it has the table theirs")
+    check_refused(
+        home, url, ProjectError, f"the schema {schema} is another program's: it has the table theirs"
+    )
     for refusing in (
         move_of(folder_at(home), url, None).plan,
         lambda: ProjectDatabase.open(url, create=True),

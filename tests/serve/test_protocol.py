@@ -210,6 +210,7 @@ class TestBounds:
                 await until(lambda: len(methods.waiting) == 2)
                 gone.close()
                 await until(lambda: methods.cancelled == 2 and server.connections == 0)
+                assert methods.waiting == []
 
         asyncio.run(run())
 

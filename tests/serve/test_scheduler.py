@@ -394,6 +394,7 @@ def test_a_change_through_the_project_is_noticed_at_once(tmp_path: Path) -> None
             await until(lambda: scheduler.next_at is not None)
             await project.switch_schedules("flaky", on=False)
             await until(lambda: scheduler.next_at is None)
+            assert len(world.runs(project)) == 1
 
     asyncio.run(scenario())
 
@@ -554,5 +555,6 @@ def test_a_database_that_cannot_be_read_keeps_no_other_installation_waiting(tmp_
             async with world.scheduler(project):
                 await until(lambda: world.runs(project, "two"))
                 await until(lambda: world.runs(project, "two")[0].status is Status.COMPLETED)
+                assert broken.read_bytes().startswith(b"this is no database")
 
     asyncio.run(scenario())

@@ -170,7 +170,9 @@ class TestNotifying:
 
     @pytest.mark.parametrize("address", ["", "relative", "/no/such/socket"])
     def test_a_supervisor_that_is_not_there_is_no_failure(self, address: str) -> None:
-        Notifier({"NOTIFY_SOCKET": address}).send("READY=1")
+        notifier = Notifier({"NOTIFY_SOCKET": address})
+        notifier.send("READY=1")
+        assert notifier.interval is None
 
     @pytest.mark.parametrize(
         ("environment", "interval"),

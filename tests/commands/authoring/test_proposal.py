@@ -25,8 +25,11 @@ def test_fields_of_any_names_make_an_entity(words: list[str]) -> None:
     for word in words:
         names.append(field_name(word, "Thing", names))
     annotations = dict.fromkeys(names, Field[str])
-    made = type("Thing", (Entity,), {"__annotations__": annotations, **{name: Field() for name in names}})
+    made: type[Entity] = type(
+        "Thing", (Entity,), {"__annotations__": annotations, **{name: Field() for name in names}}
+    )
     Schema([made], roots=[made])  # SchemaError for a name that no table can have
+    assert [*made.types()] == names
     make_dataclass("Row", names)  # TypeError for a keyword, or a name that comes twice
 
 
