@@ -47,7 +47,7 @@ from ..model.delivery import AgeHistogram, FeedPage, ListingPage, ListingPass, L
 from ..model.entities import Entity, FieldOf, ManyOf, Ref
 from .database import Connection, RenameOwner, Targets
 from .freshness import PagePosition, histogram
-from .removals import LISTINGS, MEMBERS_BY_CHILD, Removals
+from .removals import LATER, LISTINGS, MEMBERS_BY_CHILD, Removals
 from .rows import TableMapping, in_a_row
 
 if TYPE_CHECKING:
@@ -169,18 +169,18 @@ CLOSE_FEED = """
            begun_at = CASE WHEN :initial THEN excluded.begun_at ELSE _max_feed_state.begun_at END
 """
 INVALIDATE = f"""
-    UPDATE _max_listing SET invalidated_at = :at
+    UPDATE _max_listing SET invalidated_at = {LATER}
      WHERE collection IN {{set:others}} OR (
            collection IN {{set:collections}} AND (:whole OR id IN (
            SELECT k.listing FROM _max_membership AS k JOIN _max_freshness AS x ON x.row = k.child
             WHERE x.entity = :entity AND x.synced_at IS NULL AND x.recorded_at = :at
               AND k.listing IN {LISTINGS})))
 """
-LIST_ROWS_IN_FULL = """
-    UPDATE _max_listing SET invalidated_at = :at
-     WHERE collection IN {set:collections} AND id IN (
-           SELECT k.listing FROM {table} AS t JOIN _max_membership AS k ON k.child = t._row
-            WHERE t._id IN {set:ids})
+LIST_ROWS_IN_FULL = f"""
+    UPDATE _max_listing SET invalidated_at = {LATER}
+     WHERE collection IN {{set:collections}} AND id IN (
+           SELECT k.listing FROM {{table}} AS t JOIN _max_membership AS k ON k.child = t._row
+            WHERE t._id IN {{set:ids}})
 """
 LISTING_AGES = """
     SELECT CASE WHEN l.invalidated_at IS NULL THEN {whole::now - l.listed_at} END, count(*)
@@ -371,8 +371,8 @@ class Membership(RenameOwner):
 
     def list_in_full(self, connection: Connection, position: PagePosition, *, at: float) -> None:
         """Every pass of a listing is of everything until one that began after ``at`` has ended."""
-        sql = "UPDATE _max_listing SET invalidated_at = ? WHERE id = ?"
-        connection.execute(sql, (at, position.listing))
+        sql = f"UPDATE _max_listing SET invalidated_at = {LATER} WHERE id = :listing"
+        connection.execute(sql, {"at": at, "listing": position.listing})
 
     def list_rows_in_full(
         self, connection: Connection, mapping: TableMapping[Any], ids: Sequence[str], *, at: float

@@ -87,6 +87,7 @@ ELSEWHERE = """
     EXISTS (SELECT 1 FROM _max_membership AS k CROSS JOIN _max_listing AS h
              WHERE k.child = m.row AND h.id = k.listing AND h.collection IN {set:collections})
 """
+LATER = "CASE WHEN invalidated_at > :at THEN invalidated_at ELSE :at END"  # a full pass may be between them
 SHOWN = "m.row IN (SELECT s._row FROM {table} AS s WHERE s._id IN {set:ids})"
 CLEAR_PARENT = """
     UPDATE {{table}} AS t SET {field} = NULL, {bitmap} = {bitmap} & ~{bit}

@@ -302,6 +302,22 @@ class TestATombstone:
         assert using(place, body) == (1, [1])
 
 
+def test_a_doubt_of_an_earlier_time_leaves_the_later_one(place: str) -> None:
+    async def body(store: Store) -> str | None:
+        await listed(store, RED, person("new"), asked=10.0, came=30.0)
+        await listed(store, RED, person("new"), asked=35.0, came=45.0)
+        full = ListingPage(RED, Team.people, 0, False, 50.0, bookmark="full")
+        await store.receive(Delivery([person("full")], 50.0, full, received_at=60.0))
+        await loaded(store, person("older"), asked=55.0, came=70.0)
+        await listed(store, BLUE, asked=56.0, came=57.0)
+        await followed(store, asked=40.0, came=49.0, removed=[ANN])
+        end = full.replace(number=1, last=True)
+        await store.receive(Delivery([], 75.0, end, received_at=80.0))
+        return await bookmark(store, RED)
+
+    assert using(place, body) is None
+
+
 Answer = tuple[int, int, int, str]  # when it was asked for, how much later it was made and came, which team
 
 
