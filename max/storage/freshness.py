@@ -95,9 +95,11 @@ RECORD = """
       FROM {table}, {each:fields} AS f
      WHERE _id IN {set:ids}
     ON CONFLICT (entity, row, field) DO UPDATE
-       SET synced_at = excluded.synced_at, recorded_at = excluded.recorded_at,
-           received_at = excluded.received_at
-     WHERE excluded.recorded_at >= _max_freshness.recorded_at
+       SET synced_at = CASE WHEN excluded.recorded_at >= _max_freshness.recorded_at
+                            THEN excluded.synced_at ELSE _max_freshness.synced_at END,
+           recorded_at = CASE WHEN excluded.recorded_at >= _max_freshness.recorded_at
+                              THEN excluded.recorded_at ELSE _max_freshness.recorded_at END,
+           received_at = coalesce(excluded.received_at, _max_freshness.received_at)
 """
 KEEP = """
     INSERT INTO _max_freshness (entity, row, field, synced_at, recorded_at)

@@ -145,6 +145,19 @@ class TestALaterRequestThatIsAnsweredAfterAPageOfAListing:
 
         assert using(place, body) is None
 
+    def test_is_seen_where_the_field_was_stale_when_the_page_came(self, place: str) -> None:
+        async def body(store: Store) -> str | None:
+            await listed(store, RED, person("old"), asked=1.0, came=2.0)
+            await store.meta.invalidate([ANN], ["name"], at=15.0)
+            await listed(store, RED, Person("1", name="older"), asked=10.0, came=30.0)
+            await listed(store, RED, asked=31.0, came=32.0)
+            full = ListingPage(RED, Team.people, 0, True, 33.0, bookmark="full")
+            await store.receive(Delivery([], 33.0, full.replace(sweeps=False), received_at=34.0))
+            await loaded(store, Person("1", name="old"), asked=20.0, came=40.0)
+            return await bookmark(store, RED)
+
+        assert using(place, body) is None
+
     def test_counts_no_more_once_the_listing_was_read_in_full(self, place: str) -> None:
         async def body(store: Store) -> tuple[Any, ...]:
             await listed(store, RED, person("new"), asked=10.0, came=30.0)
