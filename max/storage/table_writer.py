@@ -15,6 +15,7 @@ its own load and its own times; what is asked of the database, and the upsert, i
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -683,9 +684,19 @@ def _differing(
             names = fields[rows.ids[number]] or frozenset()
             came = (column[number] for column in rows.columns)
             pairs = zip(rows.names, came, stored[rows.ids[number]], strict=True)
-            if any(value != other for name, value, other in pairs if name in names):
+            if any(not _is_same(mapping, *one) for one in pairs if one[0] in names):
                 found.append(rows.ids[number])
     return found
+
+
+def _is_same(mapping: TableMapping[Any], name: str, value: Any, other: Any) -> bool:
+    """Whether two values of a field are stored as the same one, or as the same JSON.
+
+    Two ways to ask for a row may give the keys in another order each.
+    """
+    if value == other or mapping.types[name].kind is not Kind.JSON or None in (value, other):
+        return bool(value == other)
+    return bool(json.loads(value) == json.loads(other))
 
 
 def _alone(mapping: TableMapping[Any], rows: EncodedRows, covered: Sequence[int]) -> list[str]:

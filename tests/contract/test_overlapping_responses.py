@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
@@ -145,6 +146,29 @@ class TestALaterRequestThatIsAnsweredAfterAPageOfAListing:
 
         assert using(place, body) is None
 
+    def test_leaves_the_listing_alone_whatever_kinds_of_values_both_have(self, place: str) -> None:
+        values: dict[str, Any] = {
+            "name": "é\u0000\n'",
+            "age": 2**53,
+            "score": 1 / 3,
+            "active": True,
+            "seen": datetime(2030, 1, 2, 3, 4, 5, 678901, tzinfo=UTC),
+            "born": date(2030, 1, 2),
+            "extra": {"b": [1, 1.5, None, "é"], "a": {}},
+            "boss": Person.ref("2"),
+        }
+
+        async def body(store: Store) -> tuple[Any, ...]:
+            for sign in (1, -1):  # one group of fields alone, and all of them
+                await listed(store, RED, Person("1", **values), asked=10.0 * sign + 20, came=45.0)
+                names = [*values][::sign][:7]
+                same = Person("1", **{name: values[name] for name in names})
+                await listed(store, BLUE, same, asked=40.0, came=46.0)
+                await loaded(store, Person("1", **values), asked=41.0, came=47.0)
+            return await bookmark(store, RED), await bookmark(store, BLUE), await stale(store)
+
+        assert using(place, body) == ("red 45.0", "blue 46.0", set())
+
     def test_is_seen_where_the_field_was_stale_when_the_page_came(self, place: str) -> None:
         async def body(store: Store) -> str | None:
             await listed(store, RED, person("old"), asked=1.0, came=2.0)
@@ -157,6 +181,14 @@ class TestALaterRequestThatIsAnsweredAfterAPageOfAListing:
             return await bookmark(store, RED)
 
         assert using(place, body) is None
+
+    def test_leaves_it_alone_where_only_the_order_of_keys_in_json_differs(self, place: str) -> None:
+        async def body(store: Store) -> tuple[Any, ...]:
+            await listed(store, RED, Person("1", extra={"a": 1, "b": [2]}), asked=10.0, came=30.0)
+            await listed(store, BLUE, Person("1", extra={"b": [2], "a": 1}), asked=20.0, came=40.0)
+            return await bookmark(store, RED), await bookmark(store, BLUE)
+
+        assert using(place, body) == ("red 30.0", "blue 40.0")
 
     def test_counts_no_more_once_the_listing_was_read_in_full(self, place: str) -> None:
         async def body(store: Store) -> tuple[Any, ...]:
