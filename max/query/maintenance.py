@@ -53,6 +53,7 @@ def invalidate(
     with synced(database, info).writer() as connection:
         tables = TableWriter.stored(connection, resolver)
         refuse_foreign(tables.schema.connector, info.connector)
+        tables.upgrade(connection)
         return mark_stale(connection, tables, info, what, where=where, now=now)
 
 

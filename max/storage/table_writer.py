@@ -93,8 +93,7 @@ class TableWriter(Tables):
         """Make the database fit the schema; refuse, changing nothing, what cannot be done safely."""
         from .schema_evolution import evolve  # slow, and an invalidation does without
 
-        check_parts(connection)
-        migrate(connection, OWNER, MIGRATIONS)
+        self.upgrade(connection)
         self.quarantine.apply(connection)
         owners: list[RenameOwner] = [
             self.freshness,
@@ -110,6 +109,11 @@ class TableWriter(Tables):
             self._mappings.update(evolve(connection, self.resolver, self._policy, owners))
         self.freshness.add_bitmaps(connection)
         self.full_text.attach(connection)
+
+    def upgrade(self, connection: Connection) -> None:
+        """Bring the tables that are the same for every schema to this version, as ``apply`` does."""
+        check_parts(connection)
+        migrate(connection, OWNER, MIGRATIONS)
 
     def build_indexes(self, connection: Connection) -> None:
         """Build the indexes that reading wants, unless they are there."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from max_connectors.acme import AcmeUser
 from max import Project, SyncOptions
 from max.errors import NotFound, StorageError, SyncError, UsageError
 from max.model.tasks import Status, SyncCommand
+from tests.database_files import data_file
 
 Test = Callable[[Project], Awaitable[object]]
 
@@ -46,6 +49,25 @@ def test_a_request_is_refused_when_no_sync_is_unfinished(tmp_path: Path) -> None
     async def test(project: Project) -> None:
         with pytest.raises(SyncError, match="acme:default is unfinished; the last one is completed"):
             await project.request("acme", SyncCommand.PAUSE)
+
+    in_project(tmp_path, test)
+
+
+BEFORE = """
+    DROP INDEX _max_load_received;
+    ALTER TABLE _max_load DROP COLUMN received_at;
+    ALTER TABLE _max_freshness DROP COLUMN received_at;
+    ALTER TABLE _max_high_water DROP COLUMN marked_at;
+    DELETE FROM _max_migration WHERE owner = 'engine' AND version >= 5
+"""
+
+
+def test_what_an_older_max_has_stored_is_invalidated_before_the_first_sync(tmp_path: Path) -> None:
+    async def test(project: Project) -> None:
+        with closing(sqlite3.connect(data_file(project.folder, project.folder.target("acme")))) as connection:
+            connection.executescript(BEFORE)
+        (tasks,) = (await project.invalidate("acme", "AcmeTask", where="status = todo")).fields
+        assert tasks.rows > 0
 
     in_project(tmp_path, test)
 
