@@ -46,10 +46,9 @@ no listing brings is stale).  Where one of them says that the row is gone it sta
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from itertools import compress
 from typing import Any, NamedTuple
 
 from ..errors import UnknownName
@@ -134,6 +133,19 @@ STORED_MEANWHILE = """
 """
 LOADED_MEANWHILE = """
     t.{column} IN (SELECT id FROM _max_load WHERE entity = :entity AND received_at > :at)
+"""
+LOADS_OF = f"""
+    SELECT t._id, p.requested_at,
+           coalesce(CASE WHEN (p.requested_at, p.received_at) <> (:at, :came) THEN p.received_at END, {NEVER})
+           {{bitmaps}}
+      FROM {{{{table}}}} AS t JOIN _max_load AS p ON p.id = t.{{column}} AND {{speaks}}
+     WHERE t._id IN {{{{set:ids}}}}
+"""
+RECORDS_OF = f"""
+    SELECT t._id, x.field, coalesce(x.synced_at, {NEVER}), x.recorded_at,
+           coalesce(CASE WHEN (x.recorded_at, x.received_at) <> (:at, :came) THEN x.received_at END, {NEVER})
+      FROM {{table}} AS t JOIN _max_freshness AS x ON x.entity = :entity AND x.row = t._row
+     WHERE t._id IN {{set:ids}}
 """
 LATEST_REQUEST = """
     SELECT coalesce(max(at), 0) FROM (
@@ -519,11 +531,39 @@ class Freshness(RenameOwner):
         there = [id for id, removed in rows if not removed]
         if not there:
             return Meanwhile(newer)
-        later = {name: f"{mapping.synced(name, 't')} > :at" for name in mapping.types}
-        newer |= _fields_where(connection, mapping, there, values, later)
-        meanwhile = {name: mapping.overlaps(name, "t") for name in mapping.types}
-        found = _fields_where(connection, mapping, there, values, meanwhile)
-        return Meanwhile(newer, {id: names - (newer.get(id) or frozenset()) for id, names in found.items()})
+        later, overlapping = self._came_after(connection, mapping, there, at, came)
+        return Meanwhile(newer | later, overlapping)
+
+    def _came_after(
+        self,
+        connection: Connection,
+        mapping: TableMapping[Any],
+        ids: Sequence[str],
+        at: float,
+        came: float,
+    ) -> tuple[dict[str, frozenset[str]], dict[str, frozenset[str]]]:
+        """The fields of rows that were synced after a request, and those that only came after it.
+
+        The response to that request, which came at ``came``, does not count.  Both follow from the invariant;
+        a row is looked up once for all of its fields that come together.
+        """
+        newer, after = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
+        loads = defaultdict[str, list[tuple[frozenset[str], float]]](list)
+        values = {"entity": mapping.entity.__name__, "at": at, "came": came}
+        values["ids"] = connection.dialect.array(ids)
+        for id, fields, requested_at, received_at in _loads_of(connection, mapping, values):
+            loads[id].append((fields, requested_at))
+            newer[id].update(fields if requested_at > at else ())
+            after[id].update(fields if received_at > at else ())
+        records = connection.execute(mapping.sql(RECORDS_OF), values)
+        for id, name, synced_at, recorded_at, received_at in records:
+            if all(recorded_at >= requested_at for fields, requested_at in loads[id] if name in fields):
+                newer[id].discard(name)
+                newer[id].update([name] if synced_at > at else ())
+            after[id].update([name] if received_at > at else ())
+        overlapping = {id: frozenset(names - newer[id]) for id, names in after.items()}
+        found = {id: frozenset(names) for id, names in newer.items() if names}
+        return found, {id: names for id, names in overlapping.items() if names}
 
     # -- forgetting -----------------------------------------------------------------------
 
@@ -593,19 +633,25 @@ def _stale(mapping: TableMapping[Any], field: str, before: str) -> str:
     return f"({stale} OR {moved})"
 
 
-def _fields_where(
-    connection: Connection,
-    mapping: TableMapping[Any],
-    ids: Sequence[str],
-    values: Mapping[str, Any],
-    conditions: Mapping[str, str],
-) -> dict[str, frozenset[str]]:
-    """The fields of each of some rows whose condition holds; not the rows without any."""
-    columns = ", ".join(conditions.values())
-    sql = mapping.sql(f"SELECT t._id, {columns} FROM {{table}} AS t WHERE t._id IN {{set:ids}}")
-    rows = connection.execute(sql, {**values, "ids": connection.dialect.array(ids)}).fetchall()
-    found = {id: frozenset(compress(conditions, holds)) for id, *holds in rows}
-    return {id: names for id, names in found.items() if names}
+def _loads_of(
+    connection: Connection, mapping: TableMapping[Any], values: Mapping[str, Any]
+) -> Iterator[tuple[str, frozenset[str], float, float]]:
+    """The loads of some rows: the row, the fields that the load brought, when it was requested and came."""
+    bitmaps = "".join(f", p.{load_bitmap(word)}" for word in range(len(mapping.bitmaps)))
+    for group, column in mapping.load_columns.items():
+        names = [name for name, own in mapping.load_groups.items() if own == group]
+        sql = LOADS_OF.format(column=quoted(column), bitmaps=bitmaps, speaks=mapping.speaks_for("t"))
+        brought: dict[tuple[int, ...], frozenset[str]] = {}
+        for id, requested_at, received_at, *bits in connection.execute(mapping.sql(sql), values):
+            key = tuple(bits)
+            fields = brought.get(key) or brought.setdefault(key, _names_in(mapping, names, key))
+            yield id, fields, requested_at, received_at
+
+
+def _names_in(mapping: TableMapping[Any], names: Sequence[str], bitmaps: Sequence[int]) -> frozenset[str]:
+    """Those of some fields whose bits are set."""
+    places = {name: divmod(mapping.bits[name], BITS) for name in names}
+    return frozenset(name for name, (word, bit) in places.items() if bitmaps[word] >> bit & 1)
 
 
 @cache

@@ -126,21 +126,6 @@ class TableMapping(Generic[E]):
             f" THEN (SELECT x.synced_at {own}) ELSE {load} END"
         )
 
-    def overlaps(self, name: str, alias: str) -> str:
-        """SQL that is true when a response that came after ``:at`` brought a field; see freshness.py.
-
-        Not the one that was requested at that time and came at ``:came``, which is the one in question.
-        """
-        column, entity = quoted(load_column(self.load_groups[name])), self.entity.__name__
-        return (
-            f"(EXISTS (SELECT 1 FROM _max_load AS p WHERE p.id = {alias}.{column} AND p.received_at > :at"
-            f" AND (p.requested_at, p.received_at) <> (:at, :came)"
-            f" AND {self.brought(name)} AND {self.speaks_for(alias)})"
-            f" OR EXISTS (SELECT 1 FROM _max_freshness AS x WHERE x.entity = '{entity}'"
-            f" AND x.row = {alias}._row AND x.field = '{name}' AND x.received_at > :at"
-            f" AND (x.recorded_at, x.received_at) <> (:at, :came)))"
-        )
-
     def speaks_for(self, alias: str) -> str:
         """SQL that is true when the load ``p``, which brought a row, is still that of its last listing."""
         again = " OR (k.page = p.number AND k.generation = p.since)" if self.shows_again else ""
