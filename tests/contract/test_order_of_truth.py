@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from max.model.delivery import Delivery
 from max.model.entities import values_of
 from max.storage.sqlite import MEMORY
-from tests.contract.places import Person, Store, Team, place, using
+from tests.contract.places import Person, Post, Store, Team, place, using
 
 __all__ = ["place"]
 
@@ -203,3 +203,23 @@ def test_a_row_that_another_account_removed_returns_though_the_clock_is_set_back
         return (await store.engine.load(ANN)).name
 
     assert using(place, body) == "Ann"
+
+
+def test_a_late_response_replaces_what_was_marked_as_stale(place: str) -> None:
+    async def body(store: Store) -> str:
+        await store.receive(Delivery([Post("1", title="stale", team=TEAM)], 20.0))
+        await store.meta.invalidate([Post.ref("1")], ["title"], at=30.0)
+        await store.receive(Delivery([Post("1", title="late", team=TEAM)], 15.0))
+        return (await store.engine.load(Post.ref("1"))).title
+
+    assert using(place, body) == "late"
+
+
+def test_a_late_response_replaces_no_part_of_a_later_one_that_brought_more(place: str) -> None:
+    async def body(store: Store) -> str:
+        await store.receive(Delivery([Post("1", title="first")], 10.0))
+        await store.receive(Delivery([Post("1", title="later", team=TEAM)], 20.0))
+        await store.receive(Delivery([Post("1", title="late")], 15.0))
+        return (await store.engine.load(Post.ref("1"))).title
+
+    assert using(place, body) == "later"
