@@ -142,11 +142,11 @@ class TableWriter(Tables):
         lists = self.inline_lists.read(connection, came, at) if self._has_inline else {}
         counts = self._store_named(connection, delivery, named, at)
         newest = self._newest_row(connection, delivery)
-        unsure = self._store_rows(connection, delivery, validated, at, position, counts)
+        returned = self._store_rows(connection, delivery, validated, at, position, counts)
         number = self._remove(connection, delivery, removed)
         self.quarantine.forget(connection, removed)
         self._record_members(connection, delivery, validated, position, newest)
-        self._look_again(connection, unsure, _moved_at(delivery))
+        self._look_again(connection, returned, _moved_at(delivery))
         if lists:
             self.inline_lists.link(connection, lists, came, named, delivery.requested_at)
         if position is not None and delivery.listing is not None:
@@ -294,18 +294,18 @@ class TableWriter(Tables):
     ) -> dict[type[Entity], list[str]]:
         """Store the rows of every entity, and add up how many of each count.
 
-        The ids of those that a feed names, and of which an overlapping response said something else.
+        The ids of those that a feed names, and that an overlapping response has removed.
         """
         place = None if delivery.listing is not None and delivery.listing.late else position
-        unsure: dict[type[Entity], list[str]] = {}
+        returned: dict[type[Entity], list[str]] = {}
         for one in validated:
             number, some = self._store(connection, delivery, one, at, place, _moved_at(delivery))
             if number:
                 name = one.mapping.entity.__name__
                 counts[name] = counts.get(name, 0) + number
             if some and delivery.changes is not None:
-                unsure[one.mapping.entity] = some
-        return unsure
+                returned[one.mapping.entity] = some
+        return returned
 
     def _store(
         self,
@@ -318,7 +318,7 @@ class TableWriter(Tables):
     ) -> tuple[int, list[str]]:
         """Store the rows of one entity; how many count: of those that only came along, the new ones.
 
-        And the ids of those that are unsure; see ``_write_groups``.
+        And the ids of those that were removed meanwhile.
         """
         mapping, groups, listing = validated.mapping, validated.groups, delivery.listing
         if listing is not None and mapping.entity is not listing.collection.child:
@@ -331,10 +331,10 @@ class TableWriter(Tables):
         elif delivery.changes is not None:
             self._mark_uncovered(connection, mapping, groups, delivery.changes.feed, delivery.requested_at)
         came, mark = validated._replace(groups=groups), _mark_of(delivery)
-        unsure = self._write_groups(connection, came, at, position, moved_at, mark)
+        unsure, removed = self._write_groups(connection, came, at, position, moved_at, mark)
         if unsure and position is not None:
             self.membership.list_in_full(connection, position, at=moved_at)
-        return number, unsure
+        return number, removed
 
     def _remove(self, connection: Connection, delivery: Delivery, refs: Sequence[Ref[Any]]) -> int:
         """Apply tombstones; how many rows that hid."""
@@ -464,27 +464,27 @@ class TableWriter(Tables):
         position: PagePosition | None,
         moved_at: float,
         mark: str = "",
-    ) -> list[str]:
+    ) -> tuple[list[str], list[str]]:
         """Store the rows of one entity, without the values that a later request has brought.
 
         The ids of rows of which an overlapping response said something else (see freshness.py): whatever
-        brings them must not go on as if it were sure.  ``mark``: what will have a bookmark behind these rows,
-        a "listing" or a "feed".  What a feed names exists even if it was removed meanwhile, since it will not
-        name it again.
+        brings them must not go on as if it were sure.  And of those that were removed meanwhile.  ``mark``:
+        what will have a bookmark behind these rows, a "listing" or a "feed".  What a feed names exists even
+        if it was removed meanwhile, since it will not name it again.
         """
         mapping, groups = came.mapping, came.groups
         self.removals.forget_parents(connection, mapping, groups, at)
         if at is None:
             self._write_rows(connection, mapping, groups, at, position, moved_at)
-            return []
+            return [], []
         ids = chain.from_iterable(rows.ids for rows in groups)
         newer, overlapping = self.freshness.stored_meanwhile(
             connection, mapping, ids, at, moved_at, marked=bool(mark)
         )
+        removed = [id for id, names in newer.items() if names is None]
         unsure = _differing(connection, mapping, groups, overlapping)
         if mark:
-            unsure += _differing(connection, mapping, groups, newer)
-            unsure += [id for id, names in newer.items() if names is None]
+            unsure += [*_differing(connection, mapping, groups, newer), *removed]
         if mark == "feed":
             newer = {id: names for id, names in newer.items() if names is not None}
         if not newer:
@@ -497,7 +497,7 @@ class TableWriter(Tables):
         if position is None:  # else they become members, which says more
             self.removals.clear_candidates(connection, mapping, came.existing, at)
         self._list_again(connection, mapping, unsure, moved_at)
-        return unsure
+        return unsure, removed
 
     def _write_rows(
         self,

@@ -335,6 +335,16 @@ class TestATombstone:
 
         assert using(place, body) == (0, None)
 
+    def test_is_not_what_a_difference_in_values_means(self, place: str) -> None:
+        async def body(store: Store) -> tuple[Any, ...]:
+            await loaded(store, person("old"), asked=10.0, came=30.0)
+            await listed(store, BLUE, Person("2"), asked=15.0, came=35.0)
+            await followed(store, person("new"), asked=20.0, came=40.0)
+            scope = DeletionScope(["Team.people"], ["changes"], 50.0)
+            return await store.engine.query(Person).count(), await store.meta.deletion_candidates(scope)
+
+        assert using(place, body) == (2, [])
+
     def test_does_not_hold_against_a_feed_which_names_a_row_once(self, place: str) -> None:
         async def body(store: Store) -> tuple[Any, ...]:
             await listed(store, BLUE, person("there"), asked=1.0, came=2.0)
