@@ -172,7 +172,7 @@ class Meanwhile(NamedTuple):
 
     ``newer``: the fields of each row that a later request brought; None in place of the fields when the
     row was removed by a later response.  ``overlapping``: the fields that came after this request, and were
-    asked for before.
+    asked for before; none unless a page of a listing or a feed is among what came.
     """
 
     newer: Mapping[str, frozenset[str] | None] = {}
@@ -518,12 +518,12 @@ class Freshness(RenameOwner):
         They come by requests from ``at`` to ``latest``, which are noted; ``marked``: with a page of a listing
         or a feed.
         """
-        values = {"entity": mapping.entity.__name__, "at": at, "came": came}
+        values = {"entity": mapping.entity.__name__, "at": at}
         latest, marked_at = at if latest is None else latest, came if marked else 0.0
         water = {**values, "latest": latest, "marked_at": marked_at}
         if connection.execute(ADVANCE_UNLESS_LATER, water).fetchone() is not None:
             return Meanwhile()
-        self.advance_high_water(connection, mapping, latest, marked_at)
+        (latest_mark,) = connection.execute(f"{ADVANCE_HIGH_WATER} RETURNING marked_at", water).fetchone()
         loads = [LOADED_MEANWHILE.format(column=quoted(name)) for name in mapping.load_columns.values()]
         sql = mapping.sql(STORED_MEANWHILE.format(loads=joined("OR", loads)))
         rows = connection.execute(sql, {**values, "ids": connection.dialect.array(ids)}).fetchall()
@@ -532,7 +532,7 @@ class Freshness(RenameOwner):
         if not there:
             return Meanwhile(newer)
         later, overlapping = self._came_after(connection, mapping, there, at, came)
-        return Meanwhile(newer | later, overlapping)
+        return Meanwhile(newer | later, overlapping if latest_mark > at else {})
 
     def _came_after(
         self,

@@ -251,6 +251,18 @@ class TestAnEarlierRequest:
         assert using(place, body) == ("new", None)
 
 
+def test_two_answers_without_a_bookmark_have_nothing_listed_again(place: str) -> None:
+    async def body(store: Store) -> tuple[Any, ...]:
+        await listed(store, BLUE, person("first"), asked=1.0, came=2.0)
+        await loaded(store, Person("2", name="another"), asked=25.0, came=28.0)
+        for asked, name in ((10.0, "earlier"), (20.0, "later")):
+            posts = ListingPage(RED, Team.posts, 0, True, asked)
+            await store.receive(Delivery([], asked, posts, received_at=asked + 20, also=[person(name)]))
+        return (await store.engine.load(ANN)).name, await bookmark(store, BLUE)
+
+    assert using(place, body) == ("later", "blue 2.0")
+
+
 @pytest.mark.parametrize("whole", [True, False], ids=["whole rows", "parts of rows"])
 class TestThreeRequestsThatOverlap:
     """A response in between that says the same as the page does not make it forgotten."""
