@@ -147,6 +147,15 @@ RECORDS_OF = f"""
       FROM {{table}} AS t JOIN _max_freshness AS x ON x.entity = :entity AND x.row = t._row
      WHERE t._id IN {{set:ids}}
 """
+CONFIRM_LOADS = """
+    UPDATE _max_load SET received_at = :came
+     WHERE received_at < :came AND id IN (SELECT t.{column} FROM {{table}} AS t WHERE t._id IN {{set:ids}})
+"""
+CONFIRM_RECORDS = """
+    UPDATE _max_freshness SET received_at = :came
+     WHERE entity = :entity AND received_at < :came
+       AND row IN (SELECT t._row FROM {table} AS t WHERE t._id IN {set:ids})
+"""
 LATEST_REQUEST = """
     SELECT coalesce(max(at), 0) FROM (
         SELECT max(requested_at) AS at FROM _max_high_water
@@ -564,6 +573,19 @@ class Freshness(RenameOwner):
         overlapping = {id: frozenset(names - newer[id]) for id, names in after.items()}
         found = {id: frozenset(names) for id, names in newer.items() if names}
         return found, {id: names for id, names in overlapping.items() if names}
+
+    def confirm(
+        self, connection: Connection, mapping: TableMapping[Any], ids: Sequence[str], came: float
+    ) -> None:
+        """A page that came says of some rows what is stored of them, or what overlaps with it.
+
+        So what was asked for before it came overlaps with what is stored.  That is said of whole loads, so
+        also of rows that the page did not have; it matters only where a response says something else.
+        """
+        values = {"entity": mapping.entity.__name__, "came": came, "ids": connection.dialect.array(ids)}
+        for column in mapping.load_columns.values():
+            connection.execute(mapping.sql(CONFIRM_LOADS.format(column=quoted(column))), values)
+        connection.execute(mapping.sql(CONFIRM_RECORDS), values)
 
     # -- forgetting -----------------------------------------------------------------------
 

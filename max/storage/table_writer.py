@@ -20,7 +20,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
-from typing import Any, Self, TypeAlias, cast
+from typing import Any, NamedTuple, Self, TypeAlias, cast
 
 from ..model.columns import Column, EncodedRows
 from ..model.delivery import Delivery, WriteResult
@@ -68,6 +68,19 @@ NEW_IDS = """
          WHERE NOT EXISTS (SELECT 1 FROM {table} WHERE _id = named.value AND _removed_at IS NULL)
            AND NOT EXISTS (SELECT 1 FROM _max_quarantine WHERE entity = :entity AND id = named.value))
 """
+
+
+class Unsure(NamedTuple):
+    """The ids of rows of which an overlapping response said something else (see freshness.py).
+
+    ``removed``: of those among them that it has removed.
+    """
+
+    ids: Sequence[str]
+    removed: Sequence[str]
+
+
+SURE = Unsure((), ())
 
 
 class TableWriter(Tables):
@@ -142,11 +155,13 @@ class TableWriter(Tables):
         lists = self.inline_lists.read(connection, came, at) if self._has_inline else {}
         counts = self._store_named(connection, delivery, named, at)
         newest = self._newest_row(connection, delivery)
-        returned = self._store_rows(connection, delivery, validated, at, position, counts)
+        unsure = self._store_rows(connection, delivery, validated, at, position, counts)
         number = self._remove(connection, delivery, removed)
         self.quarantine.forget(connection, removed)
         self._record_members(connection, delivery, validated, position, newest)
-        self._look_again(connection, returned, _moved_at(delivery))
+        for mapping, of_feed in unsure:  # once more, since they may be members of other listings now
+            self._list_again(connection, mapping, of_feed.ids, _moved_at(delivery))
+            self._look_for(connection, mapping, of_feed.removed, _moved_at(delivery))
         if lists:
             self.inline_lists.link(connection, lists, came, named, delivery.requested_at)
         if position is not None and delivery.listing is not None:
@@ -291,21 +306,18 @@ class TableWriter(Tables):
         at: float | None,
         position: PagePosition | None,
         counts: dict[str, int],
-    ) -> dict[type[Entity], list[str]]:
-        """Store the rows of every entity, and add up how many of each count.
-
-        The ids of those that a feed names, and that an overlapping response has removed.
-        """
+    ) -> list[tuple[TableMapping[Any], Unsure]]:
+        """Store the rows of every entity, and add up how many of each count; what is unsure of a feed's."""
         place = None if delivery.listing is not None and delivery.listing.late else position
-        returned: dict[type[Entity], list[str]] = {}
+        found = []
         for one in validated:
-            number, some = self._store(connection, delivery, one, at, place, _moved_at(delivery))
+            number, unsure = self._store(connection, delivery, one, at, place, _moved_at(delivery))
             if number:
                 name = one.mapping.entity.__name__
                 counts[name] = counts.get(name, 0) + number
-            if some and delivery.changes is not None:
-                returned[one.mapping.entity] = some
-        return returned
+            if unsure.ids and delivery.changes is not None:
+                found.append((one.mapping, unsure))
+        return found
 
     def _store(
         self,
@@ -315,14 +327,11 @@ class TableWriter(Tables):
         at: float | None,
         position: PagePosition | None,
         moved_at: float,
-    ) -> tuple[int, list[str]]:
-        """Store the rows of one entity; how many count: of those that only came along, the new ones.
-
-        And the ids of those that were removed meanwhile.
-        """
+    ) -> tuple[int, Unsure]:
+        """Store the rows of one entity; how many count: of those that only came along, the new ones."""
         mapping, groups, listing = validated.mapping, validated.groups, delivery.listing
         if listing is not None and mapping.entity is not listing.collection.child:
-            return self._store_new(connection, validated, at, moved_at), []
+            return self._store_new(connection, validated, at, moved_at), SURE
         number = sum(len(rows.ids) for rows in groups)
         if listing is not None and listing.ids_only:
             groups = self._restore(
@@ -331,26 +340,26 @@ class TableWriter(Tables):
         elif delivery.changes is not None:
             self._mark_uncovered(connection, mapping, groups, delivery.changes.feed, delivery.requested_at)
         came, mark = validated._replace(groups=groups), _mark_of(delivery)
-        unsure, removed = self._write_groups(connection, came, at, position, moved_at, mark)
-        if unsure and position is not None:
+        unsure = self._write_groups(connection, came, at, position, moved_at, mark)
+        if unsure.ids and position is not None:
             self.membership.list_in_full(connection, position, at=moved_at)
-        return number, removed
+        return number, unsure
 
     def _remove(self, connection: Connection, delivery: Delivery, refs: Sequence[Ref[Any]]) -> int:
         """Apply tombstones; how many rows that hid."""
         at, received_at = delivery.requested_at, _moved_at(delivery)
         number, kept = self.removals.apply_tombstones(connection, refs, at, received_at)
-        self._look_again(connection, kept, received_at)
+        for entity, ids in kept.items():
+            self._list_again(connection, self.mapping(entity), ids, received_at)
+            self._look_for(connection, self.mapping(entity), ids, received_at)
         return number
 
-    def _look_again(
-        self, connection: Connection, unsure: Mapping[type[Entity], list[str]], at: float
+    def _look_for(
+        self, connection: Connection, mapping: TableMapping[Any], ids: Sequence[str], at: float
     ) -> None:
-        """Whether some rows exist as they are stored is not known: list them again, or look for them."""
-        for entity, ids in unsure.items():
-            mapping = self.mapping(entity)
-            self._list_again(connection, mapping, ids, at)
-            self.removals.mark_unlisted(connection, mapping, at, [EncodedRows((), ids, [])])
+        """Whether some rows exist is not known: they are missing, unless a listing has them."""
+        if ids:
+            self.removals.mark_unlisted(connection, mapping, at, [EncodedRows((), [*ids], [])])
 
     def _list_again(
         self,
@@ -362,13 +371,14 @@ class TableWriter(Tables):
         """Whether the values of some rows are the newest is not known: the rows are listed again.
 
         The values are as fresh as their requests, but a bookmark has passed what another one said.  What no
-        listing brings is stale.
+        listing of theirs brings is stale.
         """
         if ids:
             self.known_pages.forget(connection)
             self.membership.list_rows_in_full(connection, mapping, ids, at=at)
-            unlisted = self.membership.fields_unlisted(mapping.entity)
-            self.freshness.record(connection, mapping, ids, unlisted, synced_at=None, recorded_at=at)
+            if unlisted := self.membership.fields_unlisted(mapping.entity):
+                self.freshness.record(connection, mapping, ids, unlisted, synced_at=None, recorded_at=at)
+                self._relist(connection, mapping.entity, unlisted, at)
 
     def _store_new(
         self, connection: Connection, came: ValidatedRows, at: float | None, moved_at: float
@@ -464,19 +474,18 @@ class TableWriter(Tables):
         position: PagePosition | None,
         moved_at: float,
         mark: str = "",
-    ) -> tuple[list[str], list[str]]:
+    ) -> Unsure:
         """Store the rows of one entity, without the values that a later request has brought.
 
-        The ids of rows of which an overlapping response said something else (see freshness.py): whatever
-        brings them must not go on as if it were sure.  And of those that were removed meanwhile.  ``mark``:
-        what will have a bookmark behind these rows, a "listing" or a "feed".  What a feed names exists even
-        if it was removed meanwhile, since it will not name it again.
+        What is unsure of them, so that what brings them must not go on behind it.  ``mark``: what will have a
+        bookmark behind these rows, a "listing" or a "feed".  What a feed names exists even if it was removed
+        meanwhile, since it will not name it again.
         """
         mapping, groups = came.mapping, came.groups
         self.removals.forget_parents(connection, mapping, groups, at)
         if at is None:
             self._write_rows(connection, mapping, groups, at, position, moved_at)
-            return [], []
+            return SURE
         ids = chain.from_iterable(rows.ids for rows in groups)
         newer, overlapping = self.freshness.stored_meanwhile(
             connection, mapping, ids, at, moved_at, marked=bool(mark)
@@ -494,10 +503,12 @@ class TableWriter(Tables):
             self._write_rows(connection, mapping, older, at, position, moved_at)
             partly = rows_with_newer(groups, newer)
             self._write_rows(connection, mapping, partly, at, None, moved_at)
+            if mark:
+                self.freshness.confirm(connection, mapping, list(newer), moved_at)
         if position is None:  # else they become members, which says more
             self.removals.clear_candidates(connection, mapping, came.existing, at)
         self._list_again(connection, mapping, unsure, moved_at)
-        return unsure, removed
+        return Unsure(unsure, removed)
 
     def _write_rows(
         self,

@@ -386,17 +386,29 @@ async def load_person(ref: Ref[Person], env: Any) -> Person:
     return Person(ref.id)
 
 
+@Loader.feed(Team, brings=[Post.title, Post.team], covers=[])
+async def posts_of_people(root: Ref[Team], request: Any, env: Any) -> Page[Entity]:
+    """Never called."""
+    return Page([], sync_token="0")
+
+
 @Loader.feed(Team, brings=[Post.title, Post.team], covers=[Team.posts])
 async def posts_feed(root: Ref[Team], request: Any, env: Any) -> Page[Entity]:
     """Never called."""
     return Page([], sync_token="0")
 
 
+@Loader.collection(Team.people, brings=[Person.name, Post.title, Post.team])
+async def list_people_with_posts(parent: Ref[Team], request: Any, env: Any) -> Page[Person]:
+    """Never called."""
+    return Page([])
+
+
 class Fed:
     """An engine with a feed of posts."""
 
-    def __init__(self, database: SqliteDatabase | PostgresDatabase) -> None:
-        resolver = Resolver(SCHEMA, [list_people, list_posts, load_person, posts_feed])
+    def __init__(self, database: SqliteDatabase | PostgresDatabase, *loaders: Loader[Any]) -> None:
+        resolver = Resolver(SCHEMA, loaders or (list_people, list_posts, load_person, posts_feed))
         self._database, self.engine = database, SqliteEngine(database, resolver)
         self.meta = SqliteSyncMeta(database, self.engine)
 
@@ -421,7 +433,11 @@ class Fed:
 
     async def store(self, *posts: Post, at: float) -> None:
         """Store posts that a loader brought."""
-        await self._database.transact(self.engine.prepare_write(Delivery(posts, at)))
+        await self.receive(Delivery(posts, at))
+
+    async def receive(self, delivery: Delivery) -> None:
+        """Store a delivery."""
+        await self._database.transact(self.engine.prepare_write(delivery))
 
     async def members(self) -> set[tuple[str, str]]:
         """The pairs of team and post that are stored as members."""
@@ -495,10 +511,34 @@ def test_a_value_of_a_feed_that_a_later_request_kept_out_is_fetched_again(
     @following
     async def _(fed: Fed) -> None:
         await fed.list(A, post("1", A), post("2", A), at=20.0)
+        await fed.list(B, at=21.0)
         await fed.read_feed(post("1", team), at=10.0)
         assert await fed.meta.stale_ids(Post, ["team"], before=15.0) == stale
-        listed_at = (await fed.meta.listing_state(A, Team.posts)).listed_at
-        assert listed_at == (None if stale else 20.0)
+        listed_at = [(await fed.meta.listing_state(one, Team.posts)).listed_at for one in (A, B)]
+        assert listed_at == ([None, None] if stale else [20.0, 21.0])
+
+
+@pytest.mark.usefixtures("either")
+def test_a_value_that_comes_with_the_rows_of_others_alone_is_listed_with_them_again() -> None:
+    async def main() -> list[str | None]:
+        database = memory_database()
+        await database.start()
+        fed = Fed(database, list_people_with_posts, load_person, posts_of_people)
+        await fed.engine.start()
+        await fed.engine.store(Team("a"))
+        new, old = (Post("1", title=title, team=None) for title in ("new", "old"))
+        first = ListingPage(A, Team.people, 0, True, 5.0, bookmark="m")
+        await fed.receive(Delivery([], 5.0, first, received_at=6.0))
+        named = FeedPage(A, "posts_of_people", True, "token", 10.0)
+        await fed.receive(Delivery([new], 10.0, changes=named, received_at=25.0))
+        marks = [(await fed.meta.listing_state(A, Team.people)).bookmark]
+        following = ListingPage(A, Team.people, 0, True, 20.0, delta=True, bookmark="m")
+        await fed.receive(Delivery([], 20.0, following, received_at=35.0, also=[old]))
+        marks.append((await fed.meta.listing_state(A, Team.people)).bookmark)
+        await database.stop()
+        return marks
+
+    assert asyncio.run(main()) == ["m", None]
 
 
 def test_the_sync_token_of_a_feed_moves_with_its_last_page() -> None:

@@ -287,6 +287,19 @@ class TestThreeRequestsThatOverlap:
         assert using(place, body) is None
 
 
+@pytest.mark.parametrize("whole", [True, False], ids=["whole rows", "parts of rows"])
+def test_a_value_that_goes_there_and_back_is_not_lost_to_one_that_saw_it_between(
+    place: str, whole: bool
+) -> None:
+    async def body(store: Store) -> str | None:
+        await loaded(store, part("one", whole), asked=20.0, came=22.0)
+        await listed(store, RED, part("one", whole), asked=10.0, came=30.0)  # answered last
+        await loaded(store, part("two", whole), asked=25.0, came=40.0)
+        return await bookmark(store, RED)
+
+    assert using(place, body) is None
+
+
 def test_another_pass_of_the_page_without_the_row_says_nothing_of_it(place: str) -> None:
     async def body(store: Store) -> list[str | None]:
         await full(store, RED, part("old", whole=True), asked=1.0, came=2.0)
