@@ -182,6 +182,10 @@ LIST_ROWS_IN_FULL = f"""
            SELECT k.listing FROM {{table}} AS t JOIN _max_membership AS k ON k.child = t._row
             WHERE t._id IN {{set:ids}})
 """
+IN_NO_LISTING = f"""
+    SELECT t._id FROM {{table}} AS t WHERE t._id IN {{set:ids}} AND NOT EXISTS (
+           SELECT 1 FROM _max_membership AS k WHERE k.child = t._row AND k.listing IN {LISTINGS})
+"""
 LISTING_AGES = """
     SELECT CASE WHEN l.invalidated_at IS NULL THEN {whole::now - l.listed_at} END, count(*)
       FROM {table} AS p LEFT JOIN _max_listing AS l ON l.collection = :collection AND l.parent = p._id
@@ -376,13 +380,14 @@ class Membership(RenameOwner):
 
     def list_rows_in_full(
         self, connection: Connection, mapping: TableMapping[Any], ids: Sequence[str], *, at: float
-    ) -> None:
-        """The same of all listings that some rows are in."""
+    ) -> list[str]:
+        """The same of all listings that some rows are in; the ids of those that are in none."""
         collections = self._removals.schema.collections_of(mapping.entity)
         values = {"at": at, "ids": connection.dialect.array(ids)}
         values["collections"] = connection.dialect.array(map(repr, collections))
         connection.execute(MEMBERS_BY_CHILD)
         connection.execute(mapping.sql(LIST_ROWS_IN_FULL), values)
+        return [id for (id,) in connection.execute(mapping.sql(IN_NO_LISTING), values).fetchall()]
 
     def count_invalidated(self, connection: Connection, *, at: float) -> dict[str, int]:
         """How many listings of each collection were invalidated at a time."""

@@ -370,12 +370,14 @@ class TableWriter(Tables):
     ) -> None:
         """Whether the values of some rows are the newest is not known: the rows are listed again.
 
-        The values are as fresh as their requests, but a bookmark has passed what another one said.  What no
-        listing of theirs brings is stale.
+        The values are as fresh as their requests, but a bookmark has passed what another one said.  Rows in
+        no listing are stale, and fields that no listing brings.
         """
         if ids:
             self.known_pages.forget(connection)
-            self.membership.list_rows_in_full(connection, mapping, ids, at=at)
+            alone = self.membership.list_rows_in_full(connection, mapping, ids, at=at)
+            fields = list(mapping.types)
+            self.freshness.record(connection, mapping, alone, fields, synced_at=None, recorded_at=at)
             if unlisted := self.membership.fields_unlisted(mapping.entity):
                 self.freshness.record(connection, mapping, ids, unlisted, synced_at=None, recorded_at=at)
                 self._relist(connection, mapping.entity, unlisted, at)

@@ -210,6 +210,15 @@ def test_a_change_that_a_feed_named_is_not_lost_to_an_older_answer(place: str) -
     assert using(place, body) == (None, set())
 
 
+def test_a_row_in_no_listing_is_fetched_again(place: str) -> None:
+    async def body(store: Store) -> set[str]:
+        await loaded(store, person("old"), asked=20.0, came=25.0)
+        await followed(store, person("new"), asked=10.0, came=30.0)
+        return await stale(store)
+
+    assert using(place, body) == {"name", "age"}
+
+
 def test_what_no_listing_brings_is_fetched_again(place: str) -> None:
     async def body(store: Store) -> list[str]:
         await followed(store, Team("red", order="new"), asked=10.0, came=30.0)
