@@ -184,7 +184,8 @@ def direct(words: list[str]) -> int:
     try:
         print_answer(lines, notes)
     except streams.OutputFailed as error:
-        if not status and not error.reader_left:
+        if not error.reader_left:
+            error.status = status
             raise
     return status
 
@@ -396,7 +397,8 @@ def print_error(error: Exception, *, as_json: bool) -> int:
         where = f"{error.filename}: " if error.filename else ""
         error = StorageError(f"{where}{error.strerror or error}")
     elif isinstance(error, streams.OutputFailed):
-        error = StorageError(str(error))
+        status, error = error.status, StorageError(str(error))
+        error.exit_status = status or error.exit_status
     elif isinstance(error, MemoryError) or "failed to map segment" in str(error):  # of a library
         error = StorageError("out of memory", hint="ask for less at a time: --limit, --fields, or -o ndjson")
     if not isinstance(error, MaxError):

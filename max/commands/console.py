@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 class Console:
     """The process's own.  Everything is asked each time: a terminal may be resized, a stream replaced."""
 
+    unwritable: OSError | None = None  # why stdout takes nothing any more
+
     @property
     def stdin(self) -> TextIO:
         """What is typed, or piped in."""

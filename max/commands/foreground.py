@@ -106,7 +106,7 @@ class Foreground:
             if self._pausing is not None:
                 await asyncio.gather(self._pausing, return_exceptions=True)  # it may come too late
         if not showing.cancelled():
-            showing.result()  # events that could not be written are a failure, after the sync
+            showing.result()
         return result
 
     async def _watch(self, handle: Sync) -> None:
@@ -141,12 +141,9 @@ class Foreground:
                 streams.write(f"{json_text({**one.to_json(), 'installation': str(info)})}\n")
             streams.flush()
 
-        try:
+        with suppress(streams.OutputFailed):  # the result, which comes last, fails in the same way
             while batch := await events.batch():
                 await asyncio.to_thread(write, batch)
-        except streams.OutputFailed as error:
-            if not error.reader_left:
-                raise
 
     # -- signals
 

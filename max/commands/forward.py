@@ -209,8 +209,9 @@ class Printer:
             try:
                 self.print_parts(message.get("event", ()))
             except streams.OutputFailed as error:
-                if self.status or error.reader_left:
+                if error.reader_left:
                     return self.status
+                error.status = self.status
                 raise
             if "result" in message:
                 return int(message["result"])

@@ -5,8 +5,9 @@ Rule 1: a stream that the caller closed reads or writes nothing; the command run
 Rule 2: no character is lost.  One that the encoding lacks is written ``\\uXXXX``, which JSON reads
 back, and JSON is UTF-8 or ASCII whatever the locale says.
 
-Rule 3: what cannot be written to stdout is reported.  A reader that went away has seen enough, and
-stderr that cannot be written changes nothing: neither hides how the command ended.
+Rule 3: what cannot be written to stdout is reported, and nothing more is written to it.  A reader that
+went away has seen enough, and stderr that cannot be written changes nothing.  None of these hides how
+the command ended.
 """
 
 from __future__ import annotations
@@ -19,13 +20,19 @@ from .console import console
 
 TYPE_CHECKING = False  # importing typing costs as much as the interpreter itself
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import TextIO
 
 ESCAPING = "max-escaping"  # the name of our way to write what an encoding lacks
 
 
 class OutputFailed(Exception):
-    """Stdout cannot be written; ``reader_left`` when its reader went away."""
+    """Stdout cannot be written; ``reader_left`` when its reader went away.
+
+    ``status`` is how the command ended, as an exit status; 0 when it went well, or has not ended.
+    """
+
+    status = 0
 
     def __init__(self, reason: OSError) -> None:
         super().__init__(f"standard output: {reason.strerror or reason}")
@@ -39,6 +46,7 @@ def prepare(*, as_json: bool) -> None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
         elif not blocking(number):
             os.set_blocking(number, True)  # a full pipe is waited for
+    console().unwritable = None
     codecs.register_error(ESCAPING, escape)
     configure(sys.stdin, errors="surrogateescape")  # as in arguments and file names
     for stream in (sys.stdout, sys.stderr):
@@ -72,22 +80,25 @@ def escape(error: UnicodeError) -> tuple[str, int]:
 
 def write(text: str) -> None:
     """Write to stdout; OutputFailed when it cannot be written."""
-    stdout = console().stdout
-    try:
-        stdout.write(text)
-    except OSError as error:
-        silence(stdout)
-        raise OutputFailed(error) from None
+    _to_stdout(lambda stdout: stdout.write(text))
 
 
 def flush() -> None:
     """Send what was written; OutputFailed when it cannot be written."""
-    stdout = console().stdout
-    try:
-        stdout.flush()
-    except OSError as error:
-        silence(stdout)
-        raise OutputFailed(error) from None
+    _to_stdout(lambda stdout: stdout.flush())
+
+
+def _to_stdout(act: Callable[[TextIO], object]) -> None:
+    """Do something with stdout; OutputFailed when it fails, or has failed before."""
+    own = console()
+    if own.unwritable is None:
+        try:
+            act(own.stdout)
+        except OSError as error:
+            own.unwritable = error
+            silence(own.stdout)
+    if own.unwritable is not None:
+        raise OutputFailed(own.unwritable)
 
 
 def tell(stream: TextIO, text: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from max.commands import streams
 from max.commands.console import CONSOLE, Console, console
 from max.commands.forward import Printer, decoder, encoded, likeness
 from max.commands.forwarded import CHUNK, ForwardedCommands
@@ -100,6 +101,23 @@ def test_p18_what_is_written_arrives_in_its_order_with_its_status(
         CONSOLE.reset(token)
     assert joined(paper.written) == joined(writes)
     assert printer.status == status
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("status", [0, 3])
+def test_a_full_device_is_reported_with_the_status_of_the_command(status: int) -> None:
+    with Path("/dev/full").open("w") as device:
+
+        class Full(Console):
+            stdout = device
+
+        token = CONSOLE.set(Full())
+        try:
+            with pytest.raises(streams.OutputFailed, match="No space left on device") as caught:
+                Printer().print_answer([{"event": [["status", str(status)], ["out", "x"], ["flush", ""]]}])
+        finally:
+            CONSOLE.reset(token)
+    assert caught.value.status == status
 
 
 @given(PLAIN)

@@ -216,9 +216,23 @@ def test_a_full_device_is_reported_and_no_success(synced: Path, words: str) -> N
 
 
 @needs_full
-def test_a_full_device_does_not_turn_a_partial_sync_into_another_result(partial: Path) -> None:
+@pytest.mark.parametrize("words", ["halves", "--all"])
+@pytest.mark.parametrize("output", ["text", "json", "ndjson"])
+def test_a_full_device_is_reported_and_does_not_hide_a_partial_sync(
+    partial: Path, words: str, output: str
+) -> None:
     with FULL.open("wb") as full:
-        assert run(partial, "sync", "halves", stdout=full).returncode == 3
+        done = run(partial, "sync", words, "-q", "-o", output, stdout=full)
+    assert (done.returncode, done.stderr.count(b"standard output: No space left on device")) == (3, 1)
+
+
+@needs_full
+def test_a_full_device_stops_no_sync_of_several(partial: Path) -> None:
+    assert run(partial, "connect", "acme", "--set", "tasks=3").returncode == 0
+    assert run(partial, "connect", "halves:second").returncode == 0
+    with FULL.open("wb") as full:
+        done = run(partial, "sync", "--all", "-q", "-o", "ndjson", stdout=full)
+    assert (done.returncode, run(partial, "runs", "-o", "ndjson").stdout.count(b"\n")) == (3, 3)
 
 
 @needs_full
