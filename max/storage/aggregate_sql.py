@@ -140,6 +140,8 @@ class _Form:
             if self._is_halved(one):
                 yield f"sum({column} >> {HALF}) + (sum({column} & {LOWER}) >> {HALF})"
                 yield f"CAST(sum({column} & {LOWER}) AS INTEGER) & {LOWER}"
+            elif one.function == "avg" and one.field.type.kind is Kind.REAL:
+                yield f"sum({column}) / count({column})"  # an avg of Postgres adds up squares, which overflow
             else:
                 yield f"{one.function}({column})"
 

@@ -285,6 +285,13 @@ class TestMeasures:
         with pytest.raises(UsageError, match="sum_hours: the values add up to more"):
             ask(connection, [], sum="hours")
 
+    def test_an_average_needs_no_more_room_than_the_sum(self, connection: Any) -> None:
+        store(connection, Work("1", hours=1e160), Work("2", hours=0.5), Work("3", state="none", hours=None))
+        (found,) = ask(connection, [], sum="hours", avg="hours").groups
+        assert found.measures == {"sum_hours": 1e160, "avg_hours": 5e159}
+        (found,) = ask(connection, [], "state = none", avg="hours").groups
+        assert found.measures == {"avg_hours": None}
+
     @pytest.mark.parametrize(
         ("function", "field"),
         [
