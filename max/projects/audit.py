@@ -32,7 +32,7 @@ from ..installations.actor import actor
 from ..installations.files import sync_folder, write_file
 from ..model.audit import AuditCheck, AuditRow, Outcome
 from ..model.settings import InstallationInfo
-from ..model.values import Json
+from ..model.values import Json, storable
 from ..storage import audit_log
 from ..storage.leases import describe_worker, new_worker
 
@@ -232,11 +232,11 @@ def _row(
             what = folder.target(what)
     named = f"{what} {what.id}" if isinstance(what, InstallationInfo) else what
     return {
-        "user": by.user or _user(),
-        "process": by.process or describe_worker(worker),
+        "user": storable(by.user or _user()),
+        "process": storable(by.process or describe_worker(worker)),
         "via": by.via,
         "action": action,
-        "installation": named.encode("utf-8", "replace").decode(),  # as asked for, it may be no valid text
+        "installation": storable(named),
         "facts": _short(facts),
     }
 

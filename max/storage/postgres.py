@@ -40,7 +40,7 @@ from hashlib import sha256
 from threading import Lock
 from time import sleep
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from ..errors import (
     MaxError,
@@ -51,7 +51,7 @@ from ..errors import (
     SyncTakenOver,
     UsageError,
 )
-from ..model.values import Kind
+from ..model.values import Kind, is_text
 from .database import NONSENSE, Cursor, Database, LastWrite, Values, opened, quoted
 from .postgres_dialect import LONGEST_NAME, PostgresDialect, casefold_function, is_lost, state_of
 from .postgres_pool import Pool, has_pooler
@@ -155,7 +155,14 @@ def translated(label: str) -> Iterator[None]:
 
 
 def connect(url: str, label: str) -> psycopg.Connection[Any]:
-    """A connection in autocommit: transactions are ours to begin and end."""
+    """A connection in autocommit: transactions are ours to begin and end.
+
+    UsageError when the URL is not UTF-8 text.
+    """
+    if not is_text(unquote(url, errors="surrogateescape")):
+        raise UsageError(
+            "the URL of the database is not UTF-8 text", hint="write postgresql://USER@HOST:PORT/DATABASE"
+        )
     try:
         import psycopg
     except ImportError as error:

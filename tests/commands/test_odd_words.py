@@ -208,6 +208,23 @@ def test_a_word_that_is_not_utf_8_is_named(synced: Cli) -> None:
     assert (run.status, run.err.splitlines()[0]) == (2, "max: AcmeUser:\\udcff is not UTF-8 text")
 
 
+@pytest.mark.parametrize("url", ["\udcff", "postgresql://x\udcff@/y", "postgresql://x@/y%ff"])
+def test_the_url_of_a_database_that_is_not_utf_8_is_a_usage_error(
+    cli: Cli, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAX_DATABASE", url)
+    for words in ("ls", "sync acme", "worker"):
+        done = cli(*words.split())
+        assert (done.status, "URL of the database is not UTF-8 text" in done.err) == (2, True)
+
+
+def test_a_folder_that_leads_to_such_a_url_is_a_usage_error(cli: Cli) -> None:
+    cli("init")
+    Path(".max/project.json").write_text(json.dumps({"database": "postgresql://x\udcff@/y"}))
+    cli("trust", ".")
+    assert cli("ls").status == 2
+
+
 def test_a_project_may_lie_in_a_folder_whose_name_is_not_utf_8(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -143,6 +143,15 @@ def test_a_call_acts_for_its_caller_also_in_threads_and_tasks(folder: ProjectFol
     assert audit_rows(folder)[0].user == "anna"
 
 
+def test_a_caller_whose_name_is_not_utf_8_is_recorded_with_an_escape(folder: ProjectFolder) -> None:
+    with acting_as("socket", user="sudo by \udcff", process="\udcff:5"):
+        read(folder)
+        with audited(folder, "sync", ACME):
+            pass
+    assert {(row.user, row.process) for row in audit_rows(folder)} == {("sudo by \\udcff", "\\udcff:5")}
+    assert not check_audit(folder).problems
+
+
 def test_what_another_process_has_recorded_leaves_no_row_here(folder: ProjectFolder) -> None:
     with recorded_elsewhere(), audited(folder, "sync", ACME):
         pass
