@@ -5,6 +5,8 @@ The path of a value is ``Entity:id.field[2].key``; a long id is cut.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ..errors import Mismatch
 from .entities import Entity, as_it_came
 from .values import LONGEST_ID, InvalidValue, is_id
@@ -30,9 +32,13 @@ def invalid_fields(entity: Entity) -> dict[str, InvalidValue]:
 
 def check_entity(entity: Entity) -> list[Mismatch]:
     """Every invalid value of a record, with its path."""
+    return mismatches_of(entity, invalid_fields(entity))
+
+
+def mismatches_of(entity: Entity, wrong: Mapping[str, InvalidValue]) -> list[Mismatch]:
+    """What is wrong with the fields of a record, with their paths."""
     where = short_path(type(entity).__name__, entity._values["id"])
-    wrong = invalid_fields(entity).items()
-    return [Mismatch(f"{where}.{name}{one.path}", one.expected, one.actual) for name, one in wrong]
+    return [Mismatch(f"{where}.{name}{one.path}", one.expected, one.actual) for name, one in wrong.items()]
 
 
 def short_path(entity: str, id: object) -> str:

@@ -293,6 +293,21 @@ class TextIndex(Protocol):
         """In what the index differs from the views, in words; empty when it is sound."""
 
 
+class Limits(NamedTuple):
+    """What a database holds at most, where that is little enough to matter: columns of a table, and bytes.
+
+    ``id`` is for an id in an index beside names of ours, ``row`` for a row without its long texts; ``head``
+    of these are no values, and a value with its padding takes up to ``value``.
+    """
+
+    database: str
+    columns: int
+    id: int
+    row: int
+    head: int
+    value: int
+
+
 class Dialect(Protocol):
     """What the SQL of a database leaves open.
 
@@ -317,6 +332,10 @@ class Dialect(Protocol):
     @property
     def text_index(self) -> TextIndex:
         """How this database indexes texts."""
+
+    @property
+    def limits(self) -> Limits | None:
+        """What it holds at most; None where rows and ids of any size are stored (see oversize.py)."""
 
     @property
     def binds_views(self) -> bool:
@@ -435,6 +454,9 @@ class Dialect(Protocol):
 
     def is_beyond_floats(self, error: Exception) -> bool:
         """Whether a sum of floats is greater than all floats, where that is an error and not infinity."""
+
+    def is_too_large(self, error: Exception) -> bool:
+        """Whether a row, or what an index has of it, was more than the database holds."""
 
     def is_fatal(self, connection: Any, error: Exception) -> bool:
         """Whether the transaction itself is lost, and not just one statement of it."""

@@ -38,6 +38,7 @@ from .database import (
     FINISH_MOVE,
     Connection,
     Dialect,
+    Limits,
     Selection,
     StoredObject,
     TableShape,
@@ -78,6 +79,7 @@ ERRORS: dict[str, tuple[type[StorageError], str]] = {
     "28": (StorageDenied, "check the user and the password, and pg_hba.conf on the server"),
     "42501": (StorageDenied, "grant this role the right that it lacks; see docs/postgres.md"),
     "3D000": (StorageMissing, "create the database, or correct its name in the URL"),
+    "54011": (StorageError, "bring fewer fields; a table also keeps the places of columns that were dropped"),
     "55P03": (StorageLocked, "another process writes this installation; try again when it is done"),
     "57014": (StorageTimeout, "raise statement_timeout for this role, or ask for less at once"),
     "25006": (StorageReadOnly, "connect to the primary: this server is a replica, or is set to read only"),
@@ -136,6 +138,12 @@ SEQUENCE = """
 MOVING_STATE = "MX001"  # our own: an installation that is being moved cannot be written
 
 
+# A row is on one page of 8,192 bytes.  Its head has a bit for each column.  Values of more than 24 bytes go
+# elsewhere, and 18 bytes are left of each; before a value there may be 3 bytes, and 7 before a number of 8.
+# An entry of an index has 2,704 bytes, of which the names of an entity and a collection need some.
+LIMITS = Limits("Postgres", columns=1_600, id=2_000, row=8_160, head=232, value=27)
+
+
 class _Placeholder:
     """``{set:ids}``: the word behind the colon is the name of a parameter."""
 
@@ -157,6 +165,7 @@ class PostgresDialect(Dialect):
     """The dialect of Postgres 15 and newer, with the errors of psycopg."""
 
     types: Mapping[Kind, str] = TYPES
+    limits: Limits | None = LIMITS
 
     def __init__(self) -> None:
         self._statements: dict[object, str] = {}
@@ -374,6 +383,10 @@ class PostgresDialect(Dialect):
     def is_beyond_floats(self, error: Exception) -> bool:
         """A number is out of range."""
         return state_of(error) == "22003"
+
+    def is_too_large(self, error: Exception) -> bool:
+        """A row, or an entry of an index, does not fit into a page."""
+        return state_of(error) == "54000"
 
     def is_fatal(self, connection: Any, error: Exception) -> bool:
         """Whether more than a statement is lost: a savepoint brings back the transaction otherwise."""

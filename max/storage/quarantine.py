@@ -22,12 +22,13 @@ from ..model.delivery import Delivery, ListingPage
 from ..model.entities import Entity, Ref, as_it_came, values_of
 from ..model.mapping import MappedRows
 from ..model.migrations import SchemaPolicy
-from ..model.mismatches import check_entity, invalid_fields, short_path
+from ..model.mismatches import invalid_fields, mismatches_of, short_path
 from ..model.struct import Struct, checked
 from ..model.values import InvalidValue, Json, is_id, is_json, storable
 from .catalogue import has_part, migrate
 from .database import Connection, RenameOwner, Targets, decoding
 from .freshness import Freshness
+from .oversize import too_large
 from .rows import TableMapping
 
 OWNER = "quarantine"  # of this table, in the catalogue
@@ -149,8 +150,10 @@ class Quarantine(RenameOwner):
             wrong = [(one, invalid_fields(one)) for one in invalid]
         else:
             groups, wrong = _separated(mapping, entities)
+        groups, large = _held(connection, mapping, groups)
+        wrong = [*wrong, *large]
         if wrong and (strict or self._policy.is_strict(mapping.entity.__name__)):
-            raise InvalidEntity([mismatch for one, _ in wrong for mismatch in check_entity(one)])
+            raise InvalidEntity([mismatch for one in wrong for mismatch in mismatches_of(*one)])
         rows = ValidatedRows(mapping, groups, [one.id for one, _ in wrong if is_id(one.id)])
         self.release(connection, rows)
         return rows._replace(quarantined=self._keep(connection, mapping, wrong, delivery)) if wrong else rows
@@ -260,13 +263,30 @@ def _separated(
         return groups, [(one, wrong) for one, wrong in checked if wrong]
 
 
+def _held(
+    connection: Connection, mapping: TableMapping[Any], groups: Sequence[EncodedRows]
+) -> tuple[list[EncodedRows], list[tuple[Entity, dict[str, InvalidValue]]]]:
+    """The rows that the database can hold, and those that are too large for it, with what is."""
+    held: list[EncodedRows] = []
+    wrong: list[tuple[Entity, dict[str, InvalidValue]]] = []
+    for rows in groups:
+        if not (large := too_large(connection, mapping, rows)):
+            held.append(rows)
+            continue
+        refused = rows.picked([*large], rows.names).tuples(*mapping.bitmap_values(rows.names))
+        wrong += zip(mapping.decode(rows.names, [*refused]), large.values(), strict=True)
+        if len(large) < len(rows.ids):
+            held.append(rows.picked([at for at in range(len(rows.ids)) if at not in large], rows.names))
+    return held, wrong
+
+
 def _row(
     one: Entity, invalid: Mapping[str, InvalidValue], delivery: Delivery, mask: Callable[[Json], Json]
 ) -> tuple[Any, ...]:
     from hashlib import sha256  # slow, and rarely needed
 
     first, text, listing = next(iter(invalid.values())), row_text(one, mask), delivery.listing
-    named = is_id(one.id)
+    named = "id" not in invalid
     return (
         type(one).__name__,
         one.id if named else "",

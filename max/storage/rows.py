@@ -27,7 +27,7 @@ from ..model.columns import EncodedRows, InvalidColumn, check_stored, decode_col
 from ..model.entities import E, Entity
 from ..model.mismatches import check_entity
 from ..model.values import Kind, are_ids, is_id
-from .database import Connection, Dialect, quoted
+from .database import Connection, Dialect, joined, quoted
 
 BITS = 62  # fields in one bitmap: it stays positive, and exact in every JSON reader that has integers
 
@@ -255,3 +255,45 @@ def moved_column(bit: int) -> str:
 def load_column(group: int) -> str:
     """The column that names the load which last brought a group of fields."""
     return f"_load_{group}" if group else "_load"
+
+
+def known_upsert(
+    mapping: TableMapping[Any], names: tuple[str, ...], load_groups: tuple[int, ...]
+) -> tuple[str, tuple[Kind, ...]]:
+    """The same as ``upsert``, composed once."""
+    written = names, load_groups
+    return mapping.upserts.get(written) or mapping.upserts.setdefault(written, upsert(mapping, *written))
+
+
+def upsert(
+    mapping: TableMapping[Any], names: tuple[str, ...], load_groups: tuple[int, ...]
+) -> tuple[str, tuple[Kind, ...]]:
+    """The statement that stores ``{rows}`` with these fields, and writes none that would not change.
+
+    And the kinds of its columns.
+    """
+    loads = [quoted(load_column(group)) for group in load_groups]
+    bitmaps = [quoted(bitmap) for bitmap in mapping.bitmaps]
+    fields = [quoted(name) for name in names]
+    moved = {name: quoted(mapping.moved_columns[name]) for name in names if name in mapping.moved_columns}
+    columns = ['"_id"', *fields, *bitmaps, *loads, *moved.values()]
+    kinds = [Kind.TEXT, *(mapping.types[name].kind for name in names)]
+    kinds += [Kind.INTEGER] * len(bitmaps + loads) + [Kind.REAL] * len(moved)
+    changes = [f"{c} = excluded.{c}" for c in (*fields, *loads)]
+    changes += [f"{c} = t.{c} | excluded.{c}" for c in bitmaps]
+    for name, column in moved.items():
+        bitmap, bit = mapping.place(name)
+        stays = (
+            f"t.{quoted(name)} IS NOT DISTINCT FROM excluded.{quoted(name)}"
+            f" AND (t.{quoted(bitmap)} & {bit}) <> 0 AND t.{column} > {NEVER}"
+        )
+        changes.append(f"{column} = CASE WHEN {stays} THEN t.{column} ELSE excluded.{column} END")
+    differs = [f"t.{c} IS DISTINCT FROM excluded.{c}" for c in (*fields, *loads)]
+    differs += [f"(t.{c} & excluded.{c}) <> excluded.{c}" for c in bitmaps]
+    differs += [f"t.{c} = {NEVER}" for c in moved.values()]
+    sql = (
+        f"INSERT INTO {quoted(mapping.table)} AS t ({', '.join(columns)}) {{rows}}"
+        f" ON CONFLICT (_id) DO UPDATE SET {', '.join([*changes, '_removed_at = NULL'])}"
+        f" WHERE {joined('OR', [*differs, 't._removed_at IS NOT NULL'])}"
+    )
+    return sql, tuple(kinds)

@@ -22,6 +22,7 @@ from .database import (
     MOVING,
     Connection,
     Dialect,
+    Limits,
     Selection,
     StoredObject,
     TableShape,
@@ -134,6 +135,7 @@ class SqliteDialect(Dialect):
 
     types: Mapping[Kind, str] = TYPES
     errors = sqlite3.Error
+    limits: Limits | None = None
 
     def __init__(self) -> None:
         self._statements: dict[object, str] = {}
@@ -372,6 +374,10 @@ class SqliteDialect(Dialect):
 
     def is_beyond_floats(self, error: Exception) -> bool:
         """It is infinity."""
+        return False
+
+    def is_too_large(self, error: Exception) -> bool:
+        """What it stores has no such limits."""
         return False
 
     def is_fatal(self, connection: Any, error: Exception) -> bool:

@@ -34,7 +34,7 @@ from ..model.schema import Schema
 from ..model.values import Kind, is_id
 from . import change_log, freshness, full_text, membership, quarantine, removals, sync_log
 from .catalogue import has_part, migrate
-from .database import Connection, RenameOwner, decoding, joined, quoted
+from .database import Connection, RenameOwner, decoding, quoted
 from .ddl import build_indexes
 from .freshness import (
     CLOCK_SKEW,
@@ -45,8 +45,9 @@ from .freshness import (
     rows_without_newer,
 )
 from .known_pages import KnownPages
+from .oversize import is_held, too_large
 from .quarantine import Quarantine, ValidatedRows
-from .rows import MANY, NEVER, TableMapping, in_a_row, load_column
+from .rows import MANY, NEVER, TableMapping, in_a_row, known_upsert, load_column
 from .tables import OWNER, VERSIONS, Tables
 
 MIGRATIONS = (
@@ -144,7 +145,7 @@ class TableWriter(Tables):
         """
         if self.change_log.recording:
             self.change_log.set_origin(connection, delivery, dated=dated)
-        removed = [ref for ref in delivery.removed if is_id(ref.id)]
+        removed = [ref for ref in delivery.removed if is_id(ref.id) and is_held(connection, ref.id)]
         unnamed = [ref.entity(ref.id) for ref in delivery.removed if not is_id(ref.id)]
         brought = by_type(delivery.entities, delivery.also, unnamed)
         validated = self._validate(connection, brought, delivery, strict=strict)
@@ -188,8 +189,8 @@ class TableWriter(Tables):
     ) -> list[WriteResult] | None:
         """Store alike deliveries together; None, and nothing is stored, when each needs a look of its own.
 
-        That is when a row comes twice or is invalid, or when of some row a value is stored that came
-        meanwhile, or the proof that it is missing: all this depends on the times of the one response.
+        That is when a row comes twice, is invalid or too large, or when of some row a value is stored that
+        came meanwhile, or the proof that it is missing: all this depends on the times of the one response.
         """
         came = joined_rows([cast("MappedRows[Entity]", one.entities) for one in deliveries])
         mapping, (rows, invalid) = self.mapping(came.entity), came.encoded()
@@ -198,6 +199,7 @@ class TableWriter(Tables):
         if (
             invalid
             or len(set(rows.ids)) < len(rows.ids)
+            or too_large(connection, mapping, rows)
             or self.removals.has_missing(connection, mapping.entity)
             or any(
                 self.freshness.stored_meanwhile(connection, mapping, rows.ids, earliest, moved, latest=latest)
@@ -749,45 +751,3 @@ def _changed(
     sql = f"SELECT {', '.join(columns)} FROM {{table}} WHERE _row BETWEEN ? AND ? AND _removed_at IS NULL"
     stored = {row[0]: row for row in connection.execute(mapping.sql(sql), (*moved, *numbers))}
     return [row for row in values if stored.get(row[0]) != row]
-
-
-def known_upsert(
-    mapping: TableMapping[Any], names: tuple[str, ...], load_groups: tuple[int, ...]
-) -> tuple[str, tuple[Kind, ...]]:
-    """The same as ``upsert``, composed once."""
-    written = names, load_groups
-    return mapping.upserts.get(written) or mapping.upserts.setdefault(written, upsert(mapping, *written))
-
-
-def upsert(
-    mapping: TableMapping[Any], names: tuple[str, ...], load_groups: tuple[int, ...]
-) -> tuple[str, tuple[Kind, ...]]:
-    """The statement that stores ``{rows}`` with these fields, and writes none that would not change.
-
-    And the kinds of its columns.
-    """
-    loads = [quoted(load_column(group)) for group in load_groups]
-    bitmaps = [quoted(bitmap) for bitmap in mapping.bitmaps]
-    fields = [quoted(name) for name in names]
-    moved = {name: quoted(mapping.moved_columns[name]) for name in names if name in mapping.moved_columns}
-    columns = ['"_id"', *fields, *bitmaps, *loads, *moved.values()]
-    kinds = [Kind.TEXT, *(mapping.types[name].kind for name in names)]
-    kinds += [Kind.INTEGER] * len(bitmaps + loads) + [Kind.REAL] * len(moved)
-    changes = [f"{c} = excluded.{c}" for c in (*fields, *loads)]
-    changes += [f"{c} = t.{c} | excluded.{c}" for c in bitmaps]
-    for name, column in moved.items():
-        bitmap, bit = mapping.place(name)
-        stays = (
-            f"t.{quoted(name)} IS NOT DISTINCT FROM excluded.{quoted(name)}"
-            f" AND (t.{quoted(bitmap)} & {bit}) <> 0 AND t.{column} > {NEVER}"
-        )
-        changes.append(f"{column} = CASE WHEN {stays} THEN t.{column} ELSE excluded.{column} END")
-    differs = [f"t.{c} IS DISTINCT FROM excluded.{c}" for c in (*fields, *loads)]
-    differs += [f"(t.{c} & excluded.{c}) <> excluded.{c}" for c in bitmaps]
-    differs += [f"t.{c} = {NEVER}" for c in moved.values()]
-    sql = (
-        f"INSERT INTO {quoted(mapping.table)} AS t ({', '.join(columns)}) {{rows}}"
-        f" ON CONFLICT (_id) DO UPDATE SET {', '.join([*changes, '_removed_at = NULL'])}"
-        f" WHERE {joined('OR', [*differs, 't._removed_at IS NOT NULL'])}"
-    )
-    return sql, tuple(kinds)
