@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TextIO
 
 from ..errors import UsageError
@@ -83,11 +83,17 @@ class TerminalPrompter:
         return self._line(f"{prompt}{f' [{default}]' if default else ''}: ") or default or ""
 
     async def secret(self, prompt: str) -> str:
-        """One line that does not appear on the screen."""
+        """One line of UTF-8 text that does not appear on the screen."""
         from getpass import getpass
 
-        with interruptible():
-            return getpass(f"{sanitize(prompt)}: ", stream=console().stderr)
+        from ..model.values import is_text
+
+        while True:
+            with interruptible(), suppress(UnicodeDecodeError):
+                text = getpass(f"{sanitize(prompt)}: ", stream=console().stderr)
+                if is_text(text):
+                    return text
+            self.say("that is not UTF-8 text")
 
     async def choose(self, prompt: str, options: Sequence[Option], several: bool) -> Sequence[str]:
         """Numbered options, chosen by number or value; it asks again until they are valid."""

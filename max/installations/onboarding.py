@@ -228,10 +228,9 @@ class _Onboarding:
     def _wrong_secrets(self, secrets: Mapping[str, str]) -> list[Mismatch]:
         known = {one.name for one in self._connector.credentials}
         unknown = f"another credential ({', '.join(sorted(known)) or 'it needs none'})"
-        expected = {
-            **{name: unknown for name in secrets if name not in known},
-            **{name: "a secret that is not empty" for name in secrets if name in known and not secrets[name]},
-        }
+        valid = "a secret of UTF-8 text, not empty"
+        expected = {name: valid for name, secret in secrets.items() if not secret or not is_text(secret)}
+        expected |= {name: unknown for name in secrets if name not in known}
         return [Mismatch(name, words, secrets[name], secret=True) for name, words in expected.items()]
 
     def _hint(self) -> str:

@@ -108,12 +108,14 @@ def test_the_interrupt_handler_is_restored_after_a_question() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_secret_is_not_shown_while_it_is_typed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("refused", [b"", b"hunter2\xff\n"], ids=["valid", "first no UTF-8"])
+def test_a_secret_is_not_shown_while_it_is_typed(tmp_path: Path, refused: bytes) -> None:
     pty = pytest.importorskip("pty", reason="this system has no pseudo-terminals")
     terminal, inside = pty.openpty()
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "connectors")])}
     words = [sys.executable, "-m", "max", "connect", "acme"]
-    script = [(b"): ", b"http://127.0.0.1:9\n"), (b"printed: ", b"hunter2\n"), (b":9]: ", b"\x04")]
+    secrets = [(b"printed: ", typed) for typed in (refused, b"hunter2\n") if typed]
+    script = [(b"): ", b"http://127.0.0.1:9\n"), *secrets, (b":9]: ", b"\x04")]
     with subprocess.Popen(
         words,
         cwd=tmp_path,
@@ -126,6 +128,7 @@ def test_a_secret_is_not_shown_while_it_is_typed(tmp_path: Path) -> None:
         os.close(inside)
         shown = converse(terminal, script)
     assert (process.returncode, b"127.0.0.1:9" in shown, b"hunter2" in shown) == (2, True, False)
+    assert shown.count(b"that is not UTF-8 text") == bool(refused)
     assert not (tmp_path / ".max").exists()
 
 
@@ -141,8 +144,10 @@ def converse(terminal: int, script: list[tuple[bytes, bytes]]) -> bytes:
             if not more:
                 return shown
             shown += more
-            if script and shown.endswith(script[0][0]):
-                screen.write(script.pop(0)[1])
+            answer = next((one for one in script if shown.endswith(one[0])), None)
+            if answer:
+                script.remove(answer)
+                screen.write(answer[1])
 
 
 # -- capabilities -----------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import io
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -495,6 +496,13 @@ class TestWithoutPrompter:
         assert check_answers(connector, {}, {"token": "right"}).secrets == {"token": "right"}
         assert check_answers(connector, {}, {}).secrets == {}
 
+    @pytest.mark.parametrize("secret", ["", "half \ud800"])
+    def test_a_secret_that_is_no_text_is_refused(self, secret: str) -> None:
+        connector = sample(credentials=[TOKEN], onboarding=[SecretInput(TOKEN, "Token")])
+        with pytest.raises(InvalidAnswers) as caught:
+            check_answers(connector, {}, {"token": secret})
+        assert [one.path for one in caught.value.mismatches] == ["token"]
+
     def test_what_the_connectors_own_code_returns_is_checked(self) -> None:
         async def nonsense(answers: Answers, credentials: CredentialProvider) -> Mapping[str, Any]:
             return {"pages": "many"}
@@ -605,15 +613,38 @@ class TestSecretsFromOutside:
         [
             ("env:NO_SUCH_VARIABLE", "variable NO_SUCH_VARIABLE is not set"),
             ("file:{folder}/none", "none cannot be read: No such file"),
-            ("file:{folder}/bytes", "it is not UTF-8 text"),
             ("file:/dev/zero", "zero is longer than 1,000,000"),
             ("-", "standard input is empty"),
         ],
     )
     def test_a_source_without_a_secret_is_named(self, spec: str, words: str, tmp_path: Path) -> None:
-        (tmp_path / "bytes").write_bytes(b"\xff")
         with pytest.raises(UsageError, match=words):
             read_secret(spec.format(folder=tmp_path), io.StringIO("\n"))
+
+    @pytest.mark.parametrize("source", ["file", "env", "-"])
+    def test_bytes_that_are_no_text_are_refused_and_not_repeated(
+        self, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with pytest.raises(UsageError, match="it is not UTF-8 text") as caught:
+            self.read(source, b"hunter\xff", tmp_path, monkeypatch)
+        assert "hunter" not in caught.value.render()
+
+    @pytest.mark.parametrize("source", ["file", "env", "-"])
+    def test_the_mark_with_which_editors_begin_a_file_is_no_part_of_the_secret(
+        self, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert self.read(source, b"\xef\xbb\xbfs\xc3\xa9cret\r\n", tmp_path, monkeypatch) == "sécret"
+        with pytest.raises(UsageError, match="is empty"):
+            self.read(source, b"\xef\xbb\xbf\n", tmp_path, monkeypatch)
+
+    @staticmethod
+    def read(source: str, data: bytes, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+        """The secret that a source with these bytes gives."""
+        monkeypatch.setenv("SAMPLE_TOKEN", os.fsdecode(data))
+        (folder / "token").write_bytes(data)
+        spec = {"file": f"file:{folder / 'token'}", "env": "env:SAMPLE_TOKEN", "-": "-"}[source]
+        stdin = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", errors="surrogateescape")
+        return read_secret(spec, stdin)
 
 
 @pytest.mark.parametrize("address", ["not a url", "https://", "ftp://a.example", "https://u:p@a.example"])
