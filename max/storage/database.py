@@ -60,10 +60,11 @@ class TableShape(NamedTuple):
 
 
 class StoredObject(NamedTuple):
-    """A table, index, view, trigger, rule, generated column (``column``) or foreign key of a database.
+    """A table, index, view, trigger, rule, constraint or the like of a database.
 
-    ``place`` is the table or view that it belongs to, ``definition`` the statement that made it (of a
-    column: the columns of its table), ``drop`` the one that drops it, as any program may send it.
+    A ``column`` is one whose definition may name others: it is generated, or in SQLite has a CHECK.
+    ``place`` is the table or view that it belongs to, ``definition`` the statement that made it or its
+    part in that, ``drop`` the one that drops it, as any program may send it.
     """
 
     kind: str
@@ -372,7 +373,7 @@ class Dialect(Protocol):
         """What the database holds, in the order in which it was made."""
 
     def names(self, connection: Connection) -> set[str]:
-        """The names of all that ``objects`` tells but columns, which takes a tenth of its time."""
+        """The names of its tables, indexes, views and triggers, which takes a tenth of its time."""
 
     def full_name(self, connection: Connection, name: str) -> str:
         """The name of a table as the statement of another program has it."""

@@ -108,12 +108,10 @@ OBJECTS = """
      WHERE w.rulename <> '_RETURN' AND pg_has_role(t.relowner, 'USAGE')
     UNION ALL
     SELECT 'column', CAST(a.attname AS text), t.name,
-           (SELECT string_agg(n.attname || coalesce(' ' || pg_get_expr(d.adbin, d.adrelid), ''), ', ')
-              FROM pg_attribute AS n
-              LEFT JOIN pg_attrdef AS d ON d.adrelid = n.attrelid AND d.adnum = n.attnum
-             WHERE n.attrelid = t.oid AND n.attnum > 0 AND NOT n.attisdropped),
+           a.attname || ' ' || pg_get_expr(d.adbin, d.adrelid),
            format('ALTER TABLE %s DROP COLUMN %I', t.whole, a.attname), t.oid
       FROM pg_attribute AS a JOIN tables AS t ON t.oid = a.attrelid
+      JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
      WHERE a.attgenerated <> '' AND t.name LIKE '\\_%' AND t.name NOT LIKE '\\_max\\_%'
     UNION ALL
     SELECT 'foreign key', CAST(k.conname AS text), format('%I.%I', n.nspname, c.relname),

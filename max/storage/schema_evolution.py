@@ -33,7 +33,7 @@ from .schema_diff import MigrationPlan as MigrationPlan
 from .schema_diff import Planner, SchemaChange, StoredEntity, bringing, hidden_rows, read_shape
 from .schema_operations import SchemaOperations
 from .tables import with_account_fields
-from .users_own import FIRING, UsersOwn, dropping, users_own
+from .users_own import CONDITIONS, FIRING, INDEXING, UsersOwn, dropping, users_own
 
 LIST_IN_FULL = "UPDATE _max_listing SET invalidated_at = ? WHERE collection = ?"
 AFTERWARDS = 1e-3  # seconds after the latest request: no listing that began before then counts as full
@@ -152,7 +152,8 @@ class _Alteration:
         try:
             yield
         except self._connection.dialect.errors as error:
-            own = self._of("index", "column")
+            own = self._of("column", *INDEXING, *CONDITIONS)
+            own = [one for one in own if one.name in str(error)] or own
             if not own or self._connection.dialect.is_fatal(self._connection, error):
                 raise
             message = f"the tables cannot be changed: {error}"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import (
@@ -108,13 +109,13 @@ FATAL = frozenset(
     }
 )
 
-OBJECTS = """
-    SELECT type, name, tbl_name, sql FROM sqlite_master WHERE sql IS NOT NULL
-    UNION ALL
-    SELECT 'column', c.name, m.name, m.sql FROM sqlite_master AS m, pragma_table_xinfo(m.name) AS c
-     WHERE m.type = 'table' AND substr(m.name, 1, 1) = '_' AND substr(m.name, 1, 5) <> '_max_'
-       AND c.hidden IN (2, 3)
-"""
+OBJECTS = "SELECT type, name, tbl_name, sql FROM sqlite_master WHERE sql IS NOT NULL"
+COLUMNS = "SELECT name FROM pragma_table_xinfo(?) ORDER BY cid"
+SIGNS = re.compile(
+    r"""'(?:[^']|'')*' | "(?:[^"]|"")*" | `(?:[^`]|``)*` | \[[^]]*] | --[^\n]* | /\*.*?\*/ | \w+ | [(),]""",
+    re.VERBOSE | re.DOTALL,
+)
+READS_OTHERS = {"AS", "CHECK"}  # words of a column that is generated, or has a condition
 
 KEY = "SELECT name FROM pragma_table_info(?) WHERE pk > 0 ORDER BY pk"
 DEFAULT = "SELECT dflt_value FROM pragma_table_info(?) WHERE name = ?"
@@ -221,6 +222,10 @@ class SqliteDialect(Dialect):
     def objects(self, connection: Connection) -> list[StoredObject]:
         """The statements are in the schema's own words; an index without one belongs to its table."""
         found = connection.execute(OBJECTS).fetchall()
+        for kind, table, _, made in [*found]:
+            if kind == "table" and table.startswith("_") and not table.startswith("_max_"):
+                names = [name for (name,) in connection.execute(COLUMNS, (table,))]
+                found += [("column", name, table, own) for name, own in _reading_others(names, made)]
         return [StoredObject(kind, name, of, made, _drop(kind, name, of)) for kind, name, of, made in found]
 
     def names(self, connection: Connection) -> set[str]:
@@ -398,6 +403,24 @@ def _holds_foreign_types(connection: Any) -> bool:
             if connection.execute(f"SELECT 1 FROM {quoted(table)} WHERE {is_foreign} LIMIT 1").fetchone():
                 return True
     return False
+
+
+def _reading_others(names: Sequence[str], made: str) -> Iterator[tuple[str, str]]:
+    """The columns of a table's statement that may name others, each with its own part of that."""
+    depth, start, words = 0, 0, list[str]()
+    columns = iter(names)
+    for match in SIGNS.finditer(made):
+        sign = match[0]
+        depth += (sign == "(") - (sign == ")")
+        if (sign, depth) == ("(", 1):
+            start, words = match.end(), []
+        elif (sign, depth) in ((",", 1), (")", 0)):
+            name = next(columns, None)  # behind the columns are conditions of the whole table
+            if name is not None and not READS_OTHERS.isdisjoint(map(str.upper, words[1:])):
+                yield name, made[start : match.start()].strip()
+            start, words = match.end(), []
+        elif depth == 1:
+            words.append(sign)
 
 
 def _drop(kind: str, name: str, place: str) -> str:

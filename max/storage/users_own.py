@@ -1,4 +1,4 @@
-"""What users made in the database of an installation: indexes, views, triggers and columns of their own.
+"""What users made in the database of an installation: indexes, views, triggers, columns and conditions.
 
 Rule 1: an upgrade leaves it as it is.  Indexes follow names by themselves; views, triggers and rules
 are taken away while tables change, and made again as they were.
@@ -20,6 +20,9 @@ from . import catalogue
 from .database import Connection, StoredObject
 
 FIRING = ("trigger", "rule")  # run with each write
+INDEXING = ("index", "statistics")  # of values of any type, so these are made again
+REQUIRED = "NOT NULL of column"
+CONDITIONS = ("constraint", "foreign key", REQUIRED)  # that the values of a row have to meet
 VIEWS = ("view", "materialized view", "view of another role")
 NOT_REMADE = VIEWS[1:]
 
@@ -36,8 +39,7 @@ class UsersOwn(StoredObject):
         """Whether it belongs to a table or its view, or names one, and names the column."""
         view = table.removeprefix("_")
         related = self.place in (table, view) or self.names(table) or self.names(view)
-        times = 2 if self.kind == "column" else 1  # its table's definition names each column once
-        return bool(related) and (not column or self.names(column) >= times)
+        return bool(related) and (not column or self.names(column) > 0)
 
     def names(self, name: str) -> int:
         """How often its definition names something."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from max.errors import SchemaError, StorageCorrupt
+from max.errors import SchemaError, StorageCorrupt, StorageError
 from max.model.changes import ALL_ROWS
 from max.model.delivery import Delivery
 from max.model.loaders import UnknownLoaders
@@ -68,6 +68,14 @@ OWN = {
         CREATE INDEX of_mine ON _acme_thing (mine);
     """,
     "generated column of two": "ALTER TABLE _acme_thing ADD COLUMN mine AS (name || size)",
+    "column with a check": """
+        ALTER TABLE _acme_thing ADD COLUMN mine TEXT CHECK (mine IS NULL OR gone IS NOT NULL)
+    """,
+    "column with a check of two": """
+        ALTER TABLE _acme_thing ADD COLUMN [mine] TEXT DEFAULT 'CHECK (' CONSTRAINT "is," /* not ) */
+            CHECK (mine <> "NAME" || ')' OR (size) IN (1, 2, 3));
+        CREATE INDEX indexed ON _acme_thing (mine);
+    """,
     "column": "ALTER TABLE _acme_thing ADD COLUMN mine TEXT DEFAULT 'x'",
     "table": "CREATE TABLE mine (thing TEXT REFERENCES _acme_thing (_id), gone TEXT)",
     "full text": """
@@ -249,6 +257,36 @@ def test_a_plan_names_what_a_user_made(connection: SqliteConnection) -> None:
     policy = SchemaPolicy("acme", (Migration("changed", *steps),))
     (change,) = plan(connection, UnknownLoaders(schema), policy).changes
     assert change.words == "is emptied; its column stays for your index mine; it is named by your view seen"
+
+
+def test_a_check_that_no_empty_value_passes_is_named_with_the_statement_that_drops_its_column(
+    connection: SqliteConnection,
+) -> None:
+    filled(connection)
+    connection.execute("ALTER TABLE _acme_thing ADD COLUMN other TEXT CHECK (other <> 'x')")
+    check = "CHECK (mine IS NULL OR gone IS NOT NULL)"
+    connection.execute(f"ALTER TABLE _acme_thing ADD COLUMN mine TEXT DEFAULT 'x' {check}")
+    before = list(connection.iterdump())
+    with pytest.raises(StorageError, match="the tables cannot be changed: CHECK constraint failed") as caught:
+        upgrade(connection, "field dropped")
+    assert list(connection.iterdump()) == before
+    assert statements(caught.value.hint) == ['ALTER TABLE "_acme_thing" DROP COLUMN "mine"']
+    connection.execute(statements(caught.value.hint)[0])
+    upgrade(connection, "field dropped")
+    assert "gone" not in connection.dialect.columns(connection, "_acme_thing")
+
+
+def test_a_column_stays_for_the_columns_alone_that_name_it(connection: SqliteConnection) -> None:
+    filled(connection)
+    connection.execute("ALTER TABLE _acme_thing ADD COLUMN other AS (size + 1)")
+    connection.execute("ALTER TABLE _acme_thing ADD COLUMN mine TEXT CHECK (mine <> name)")
+    schema = Schema([OTHER, made("Thing", {"size": "int"})], connector="acme")
+    policy = SchemaPolicy("acme", (Migration("m", DropField("Thing", "gone"), DropField("Thing", "name")),))
+    changes = plan(connection, UnknownLoaders(schema), policy).changes
+    assert [one.words for one in changes] == [
+        "is deleted with what was stored of it",
+        "is emptied; its column stays for your column mine",
+    ]
 
 
 def test_a_column_that_stayed_for_an_index_goes_once_the_index_is_gone(connection: SqliteConnection) -> None:
