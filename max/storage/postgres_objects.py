@@ -114,12 +114,29 @@ OBJECTS = """
       JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
      WHERE a.attgenerated <> '' AND t.name LIKE '\\_%' AND t.name NOT LIKE '\\_max\\_%'
     UNION ALL
-    SELECT 'foreign key', CAST(k.conname AS text), format('%I.%I', n.nspname, c.relname),
+    SELECT 'NOT NULL of column', CAST(a.attname AS text), t.name, format('SET NOT NULL %I', a.attname),
+           format('ALTER TABLE %s ALTER COLUMN %I DROP NOT NULL', t.whole, a.attname), t.oid
+      FROM pg_attribute AS a JOIN tables AS t ON t.oid = a.attrelid
+     WHERE a.attnotnull AND a.attnum > 0 AND NOT a.attisdropped AND a.attname NOT LIKE '\\_%'
+       AND t.relkind = 'r' AND t.name LIKE '\\_%' AND t.name NOT LIKE '\\_max\\_%'
+    UNION ALL
+    SELECT CASE k.contype WHEN 'f' THEN 'foreign key' ELSE 'constraint' END, CAST(k.conname AS text),
+           CASE n.nspname WHEN current_schema() THEN CAST(c.relname AS text)
+                          ELSE format('%I.%I', n.nspname, c.relname) END,
            pg_get_constraintdef(k.oid),
            format('ALTER TABLE %I.%I DROP CONSTRAINT %I', n.nspname, c.relname, k.conname), k.oid
-      FROM pg_constraint AS k JOIN tables AS t ON t.oid = k.confrelid
-      JOIN pg_class AS c ON c.oid = k.conrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace
-     WHERE k.contype = 'f' AND NOT (n.nspname = current_schema() AND c.relname LIKE '\\_%')
+      FROM pg_constraint AS k JOIN pg_class AS c ON c.oid = k.conrelid
+      JOIN pg_namespace AS n ON n.oid = c.relnamespace
+     WHERE k.contype = 'f' AND k.confrelid IN (SELECT oid FROM tables)
+        OR k.contype IN ('c', 'f', 'u', 'x') AND k.conrelid IN (SELECT oid FROM tables WHERE name LIKE '\\_%')
+       AND c.relname NOT LIKE '\\_max\\_%' AND pg_get_constraintdef(k.oid) <> 'UNIQUE (_id)'  -- of ours
+    UNION ALL
+    SELECT 'statistics', CASE n.nspname WHEN current_schema() THEN CAST(s.stxname AS text)
+                                        ELSE n.nspname || '.' || s.stxname END, t.name,
+           pg_get_statisticsobjdef(s.oid), format('DROP STATISTICS %I.%I', n.nspname, s.stxname), s.oid
+      FROM pg_statistic_ext AS s JOIN tables AS t ON t.oid = s.stxrelid
+      JOIN pg_namespace AS n ON n.oid = s.stxnamespace
+     WHERE t.name LIKE '\\_%'
      ORDER BY number
 """.replace("{VIEWS}", VIEWS)
 AS_IT_IS = "DO {quote} BEGIN {made} END {quote}"  # users have other words and placeholders

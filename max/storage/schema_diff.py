@@ -43,7 +43,19 @@ from .schema_operations import (
     too_large,
 )
 from .tables import read_schema, refuse_foreign
-from .users_own import FIRING, NOT_REMADE, VIEWS, UsersOwn, dropping, listed, users_own, with_readers
+from .users_own import (
+    CONDITIONS,
+    FIRING,
+    INDEXING,
+    NOT_REMADE,
+    REQUIRED,
+    VIEWS,
+    UsersOwn,
+    dropping,
+    listed,
+    users_own,
+    with_readers,
+)
 
 Work = Callable[[SchemaOperations], int | None]
 
@@ -269,7 +281,8 @@ class Planner:
     @property
     def _bound(self) -> Sequence[str]:
         """What keeps a column from getting another type."""
-        return ("column", *FIRING[1:], *VIEWS) if self._connection.dialect.binds_views else ("column",)
+        binding = (*FIRING[1:], *VIEWS) if self._connection.dialect.binds_views else ()
+        return ("column", *CONDITIONS, *binding)
 
     def _users(self, entity: StoredEntity, column: str = "") -> list[UsersOwn]:
         """What users made that uses an entity's table, or one column of it, or a column that uses that."""
@@ -288,6 +301,10 @@ class Planner:
         if found:
             self._refuse_use(path, entity, found)
         return bool(found)
+
+    def _may_not_be_empty(self, path: Path, entity: StoredEntity, field: StoredField) -> bool:
+        """Whether users want a value in a field that gets none any more; refused then."""
+        return not field.many and self._in_use(path, entity, field.origin[1], REQUIRED)
 
     def _refuse_use(self, path: Path, entity: StoredEntity, found: Sequence[UsersOwn]) -> None:
         self._refuse(path, f"is in use by {listed(found)}", dropping(self._with_users(entity, found)))
@@ -440,7 +457,7 @@ class Planner:
             error = duplicate_key_error(path, repeated)
             self._refuse(path, error.message.partition(" ")[2], error.hint)
             return
-        if self._in_use(path, entity, "", "foreign key"):
+        if self._in_use(path, entity, "_id", "foreign key"):
             return
         none = 0 if using else self._count(entity.origin, f"{field.column} IS NULL")
         words = "becomes the id" + (f"; {none} rows have none, and are dropped" if none else "")
@@ -489,7 +506,8 @@ class Planner:
         drop = SchemaOperations.drop_collection if field.many else drop
         rows = 0 if field.many else self._count(entity.origin)
         work: Work = lambda do: drop(do, path)  # noqa: E731
-        self._note(*path, "dropped", words, compatible=field.hidden, rows=rows, work=work)
+        if not self._may_not_be_empty(path, entity, field):
+            self._note(*path, "dropped", words, compatible=field.hidden, rows=rows, work=work)
         if users:
             field.declared, field.hidden = field.declared | {"dropped": True}, True
         else:
@@ -511,7 +529,7 @@ class Planner:
 
         rows, path = self._count(entity.origin), (change.entity, "")
         words = f"is deleted with its {rows} rows"
-        if not self._in_use(path, entity, "", *self._naming, "index", "column", "foreign key"):
+        if not self._in_use(path, entity, "", *self._naming, *INDEXING, "column", *CONDITIONS[:2]):
             self._note(*path, "dropped", words, compatible=entity.hidden, rows=rows, work=work)
         del self._shape[change.entity]
 
@@ -559,7 +577,8 @@ class Planner:
             self._compare_collection(stored, one)
         for name, field in stored.fields.items():
             if name not in names and not field.hidden:
-                self._note(stored.name, name, "hidden", GONE, compatible=False)
+                if not self._may_not_be_empty((stored.name, name), stored, field):
+                    self._note(stored.name, name, "hidden", GONE, compatible=False)
                 field.hidden = True
 
     def _compare_field(self, stored: StoredEntity, entity: type[Entity], declared: Json) -> None:

@@ -23,7 +23,7 @@ from . import catalogue
 from .database import Connection, RenameOwner, Targets, quoted
 from .freshness import latest_request
 from .rows import BITS, bitmap_column
-from .users_own import users_own
+from .users_own import INDEXING, users_own
 
 EXACT_FLOAT = 2**53  # the largest integer up to which every one has a float of its own
 ROWS = 1_000  # that are read and converted at a time
@@ -239,8 +239,8 @@ class SchemaOperations:
         """A column beside a field's, which takes its place at the end."""
         self._drop_indexes(path[0])
         table, column = quoted(self._table(path[0])), quoted(path[1])
-        found = users_own(self._connection)
-        indexes = [one for one in found if one.kind == "index" and one.uses(self._table(path[0]), path[1])]
+        found = [one for one in users_own(self._connection) if one.kind in INDEXING]
+        indexes = [one for one in found if one.uses(self._table(path[0]), path[1])]
         for one in indexes:
             self._connection.execute(one.drop)
         kind = self._connection.dialect.types[holds.kind]

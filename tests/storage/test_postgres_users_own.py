@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from max.errors import StorageError
 from max.model.delivery import Delivery
 from max.storage.users_own import users_own
 from tests.contract.places import dump, postgres_connection, sharing_connections, transaction
@@ -65,8 +66,36 @@ OWN = {
     "generated column": "ALTER TABLE _acme_thing ADD COLUMN mine INT GENERATED ALWAYS AS (gone + 1) STORED",
     "column": "ALTER TABLE _acme_thing ADD COLUMN mine TEXT DEFAULT 'x'",
     "table": "CREATE TABLE mine (thing TEXT, gone TEXT)",
+    "check": "ALTER TABLE _acme_thing ADD CONSTRAINT mine CHECK (gone > 0)",
+    "check of two": """
+        ALTER TABLE _acme_thing ADD CONSTRAINT mine CHECK (size > 0 OR gone IS NOT NULL) NOT VALID
+    """,
+    "check of the id": "ALTER TABLE _acme_thing ADD CONSTRAINT mine CHECK (_id <> 'none')",
+    "unique": "ALTER TABLE _acme_thing ADD CONSTRAINT mine UNIQUE (gone)",
+    "unique of two": "ALTER TABLE _acme_thing ADD CONSTRAINT mine UNIQUE (name, gone) DEFERRABLE",
+    "exclusion": "ALTER TABLE _acme_thing ADD CONSTRAINT mine EXCLUDE (gone WITH =) WHERE (size > 0)",
+    "statistics": "CREATE STATISTICS mine ON size, gone FROM _acme_thing",
+    "statistics of another schema": """
+        CREATE SCHEMA {elsewhere}; CREATE STATISTICS {elsewhere}.mine (mcv) ON name, gone FROM _acme_thing
+    """,
+    "foreign key": "CREATE TABLE mine (thing TEXT REFERENCES _acme_thing (_id))",
+    "foreign key to a field": """
+        ALTER TABLE _acme_thing ADD CONSTRAINT yours UNIQUE (gone);
+        CREATE TABLE my (n BIGINT CONSTRAINT mine REFERENCES _acme_thing (gone))
+    """,
+    "foreign key of ours": """
+        CREATE TABLE yours (n BIGINT PRIMARY KEY);
+        ALTER TABLE _acme_thing ADD CONSTRAINT mine FOREIGN KEY (gone) REFERENCES yours NOT VALID
+    """,
+    "foreign key between ours": """
+        ALTER TABLE _acme_other ADD CONSTRAINT mine FOREIGN KEY (note) REFERENCES _acme_thing (_id)
+    """,
 }
+CONDITIONS = ("check", "unique", "exclusion", "statistics of another schema", "foreign key of ours")
 SEVERAL = ("view of a view", "view of another schema", "disabled trigger", "rule on a view")
+OWN["several conditions"] = ";".join(
+    OWN[one].replace("CONSTRAINT mine", f"CONSTRAINT mine_{n}") for n, one in enumerate(CONDITIONS)
+)
 OWN["several that are made again"] = ";".join(OWN[one].rstrip().rstrip(";") for one in SEVERAL)
 FEW = [
     ("several that are made again", "entity renamed"),
@@ -74,6 +103,12 @@ FEW = [
     ("materialised view of a view", "new field"),
     ("trigger", "field renamed"),
     ("view", "field dropped"),
+    ("several conditions", "field dropped"),
+    ("several conditions", "type changed"),
+    ("several conditions", "entity renamed"),
+    ("check of two", "wider"),
+    ("statistics", "type changed"),
+    ("foreign key to a field", "type changed"),
 ]
 
 
@@ -112,7 +147,7 @@ def run_as_hinted(connection: Any, hint: str) -> None:
 def made_by_users(connection: Any) -> dict[str, str]:
     """What is there of theirs, with what makes it again; an index and a column follow names."""
     own = [one for one in users_own(connection) if one.kind != "table"]
-    follow = ("index", "column")
+    follow = ("index", "column", "constraint", "statistics", "foreign key")
     return {f"{one.kind} {one.name}": "" if one.kind in follow else one.definition for one in own}
 
 
@@ -138,6 +173,27 @@ def known_of_views(connection: Any) -> list[Any]:
     return list(connection.execute(sql, (own, own, own, elsewhere(connection))).fetchall())
 
 
+def conditions(connection: Any) -> list[Any]:
+    """What the server checks in rows, or measures in them; without the names that it follows."""
+    sql = """
+        WITH ours AS (
+            SELECT oid FROM pg_class WHERE relnamespace = to_regnamespace(:own) AND relkind = 'r'
+               AND starts_with(relname, '_') AND NOT starts_with(relname, '_max_')
+        )
+        SELECT conname, contype, convalidated, condeferrable, cardinality(conkey) FROM pg_constraint
+         WHERE connamespace = to_regnamespace(:own) AND (conname LIKE '%mine%' OR conname LIKE 'yours%')
+        UNION ALL
+        SELECT stxname, 's', true, false, array_length(string_to_array(CAST(stxkeys AS text), ' '), 1)
+          FROM pg_statistic_ext WHERE stxrelid IN (SELECT oid FROM ours)
+        UNION ALL
+        SELECT 'is there', 'n', true, false, 1 FROM pg_attribute
+         WHERE attnotnull AND attnum > 0 AND NOT starts_with(attname, '_')
+           AND attrelid IN (SELECT oid FROM ours)
+         ORDER BY 1, 2
+    """
+    return list(connection.execute(sql, {"own": here(connection)}).fetchall())
+
+
 @pytest.mark.parametrize(("own", "change"), [*product(OWN, UPGRADES)] if EVERY else FEW)
 def test_what_a_user_made_outlives_an_upgrade_or_is_named_before_anything_is_written(
     connection: Any, own: str, change: str
@@ -145,15 +201,71 @@ def test_what_a_user_made_outlives_an_upgrade_or_is_named_before_anything_is_wri
     filled(connection)
     make(connection, own)
     before, mine, known = dump(connection), made_by_users(connection), known_of_views(connection)
+    checked = conditions(connection)
     refused = refusal(connection, change)
     if refused is not None:
         assert "mine" in refused.message + refused.hint
-        assert (dump(connection), made_by_users(connection)) == (before, mine)
+        assert (dump(connection), made_by_users(connection), conditions(connection)) == (
+            before,
+            mine,
+            checked,
+        )
         run_as_hinted(connection, refused.hint)
     tables = upgrade(connection, change)
     if refused is None:
         assert (made_by_users(connection), known_of_views(connection)) == (mine, known)
+        assert conditions(connection) == checked
     for name, entity in tables.schema.entities.items():
         if name != "Other":
             with transaction(connection):
                 tables.write(connection, Delivery([entity("9")], 50.0, removed=[entity.ref("1")]))
+
+
+@pytest.mark.parametrize(
+    "change", UPGRADES if EVERY else ["field dropped", "hidden", "wider", "field renamed"]
+)
+def test_a_column_that_a_user_does_not_want_empty_is_named_before_it_is(connection: Any, change: str) -> None:
+    filled(connection)
+    connection.execute("ALTER TABLE _acme_thing ALTER COLUMN gone SET NOT NULL")
+    before, checked = dump(connection), conditions(connection)
+    refused = refusal(connection, change)
+    kept = ("other field dropped", "field renamed", "new field", "field of the same name", "key changed")
+    assert (refused is None) is (change in kept or change.startswith("entity"))
+    if refused is None:
+        upgrade(connection, change)
+        assert change == "entity dropped" or len(conditions(connection)) == len(checked) == 1
+        return
+    assert dump(connection) == before
+    assert "is in use by your NOT NULL of column gone" in refused.message
+    assert statements(refused.hint) == [
+        f"ALTER TABLE {here(connection)}._acme_thing ALTER COLUMN gone DROP NOT NULL"
+    ]
+    run_as_hinted(connection, refused.hint)
+    tables = upgrade(connection, change)
+    with transaction(connection):
+        tables.write(connection, Delivery([tables.schema.entity("Thing")("9")], 50.0))
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        "ADD CONSTRAINT mine CHECK (gone IS NOT NULL)",
+        "ADD CONSTRAINT mine UNIQUE NULLS NOT DISTINCT (gone)",
+        "ADD CONSTRAINT mine EXCLUDE ((coalesce(gone, 0)) WITH =)",
+    ],
+)
+def test_what_no_empty_value_passes_is_named_with_the_statement_that_drops_it(
+    connection: Any, made: str
+) -> None:
+    filled(connection)
+    connection.execute("ALTER TABLE _acme_thing ADD CONSTRAINT other CHECK (size > 0)")
+    connection.execute(f"ALTER TABLE _acme_thing {made}")
+    before = dump(connection)
+    with pytest.raises(StorageError, match=r"the tables cannot be changed: .*mine") as caught:
+        upgrade(connection, "field dropped")
+    assert dump(connection) == before
+    drop = f"ALTER TABLE {here(connection)}._acme_thing DROP CONSTRAINT mine"
+    assert statements(caught.value.hint) == [drop]
+    run_as_hinted(connection, caught.value.hint)
+    upgrade(connection, "field dropped")
+    assert "gone" not in connection.dialect.columns(connection, "_acme_thing")
