@@ -464,6 +464,7 @@ class Dialect(Protocol):
 
 
 MOVING = "it is being moved to another place, and can only be read meanwhile"
+REFUSED = "if you made that constraint or trigger on a table of Max's, drop it, and sync again"
 FINISH_MOVE = "finish it with the same max move, or take it back: max move INSTALLATION --undo"
 GROUP = 100  # conditions that stand side by side
 TRUE, FALSE = "(1 = 1)", "(1 = 0)"  # an entity may have a field that is named true

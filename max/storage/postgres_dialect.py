@@ -36,6 +36,7 @@ from ..errors import (
 from ..model.values import Kind
 from .database import (
     FINISH_MOVE,
+    REFUSED,
     Connection,
     Dialect,
     Limits,
@@ -73,6 +74,8 @@ ERRORS: dict[str, tuple[type[StorageError], str]] = {
     "08": (StorageUnreachable, GO_ON),
     "57P": (StorageUnreachable, GO_ON),
     "25P03": (StorageUnreachable, GO_ON),
+    "23": (StorageError, REFUSED),
+    "P0001": (StorageError, REFUSED),  # RAISE, which Max's own triggers do with a code of their own
     "53100": (StorageFull, "free some space on the server's disk; what was stored before is safe"),
     "53300": (StorageBusy, "raise max_connections, put PgBouncer before the server, or run less at once"),
     "53": (StorageError, "the server lacks memory or another resource; what was stored before is safe"),

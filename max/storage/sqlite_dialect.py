@@ -21,6 +21,7 @@ from ..model.values import Kind
 from .database import (
     FINISH_MOVE,
     MOVING,
+    REFUSED,
     Connection,
     Dialect,
     Limits,
@@ -67,6 +68,7 @@ HELD = "another process holds the database; try again when it is done"
 FULL = (StorageFull, "free some space on the disk; what was stored before is safe")
 ERRORS: dict[int, tuple[type[StorageError], str]] = {
     sqlite3.SQLITE_MISMATCH: (StorageCorrupt, DAMAGED),
+    sqlite3.SQLITE_CONSTRAINT: (StorageError, REFUSED),
     sqlite3.SQLITE_FULL: FULL,
     sqlite3.SQLITE_IOERR_SHMSIZE: FULL,  # the index of the log does not fit
     sqlite3.SQLITE_BUSY: (StorageLocked, HELD),

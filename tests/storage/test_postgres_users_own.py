@@ -13,14 +13,17 @@ import pytest
 
 from max.errors import StorageError
 from max.model.delivery import Delivery
+from max.storage.database import REFUSED
 from max.storage.users_own import users_own
 from tests.contract.places import dump, postgres_connection, sharing_connections, transaction
 from tests.on_both import EVERY
 from tests.storage.test_users_own import (
+    FIELDS,
     UPGRADES,
     filled,
     refusal,
     statements,
+    tables_of,
     upgrade,
 )
 
@@ -84,8 +87,8 @@ OWN = {
         CREATE TABLE my (n BIGINT CONSTRAINT mine REFERENCES _acme_thing (gone))
     """,
     "foreign key of ours": """
-        CREATE TABLE yours (n BIGINT PRIMARY KEY);
-        ALTER TABLE _acme_thing ADD CONSTRAINT mine FOREIGN KEY (gone) REFERENCES yours NOT VALID
+        CREATE TABLE yours (n BIGINT PRIMARY KEY); INSERT INTO yours VALUES (1), (2), (3);
+        ALTER TABLE _acme_thing ADD CONSTRAINT mine FOREIGN KEY (gone) REFERENCES yours DEFERRABLE
     """,
     "foreign key between ours": """
         ALTER TABLE _acme_other ADD CONSTRAINT mine FOREIGN KEY (note) REFERENCES _acme_thing (_id)
@@ -269,3 +272,23 @@ def test_what_no_empty_value_passes_is_named_with_the_statement_that_drops_it(
     run_as_hinted(connection, caught.value.hint)
     upgrade(connection, "field dropped")
     assert "gone" not in connection.dialect.columns(connection, "_acme_thing")
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        "ALTER TABLE _acme_thing ADD CONSTRAINT mine CHECK (gone IS NOT NULL)",
+        "ALTER TABLE _acme_thing ALTER COLUMN gone SET NOT NULL",
+        FUNCTION.format("RAISE 'mine says no';") + TRIGGER.format("BEFORE INSERT ON _acme_thing"),
+    ],
+)
+def test_what_keeps_a_sync_from_writing_is_an_error_that_says_what_to_do(connection: Any, made: str) -> None:
+    filled(connection)
+    connection.raw.execute(made)
+    tables = tables_of(connection, FIELDS)
+    thing: Any = tables.schema.entity("Thing")
+    with pytest.raises(connection.dialect.errors) as caught, transaction(connection):
+        tables.write(connection, Delivery([thing("9", name="new")], 50.0))
+    error = connection.dialect.error("the server", caught.value)
+    assert error.hint == REFUSED
+    assert "mine" in error.message or '"gone"' in error.message

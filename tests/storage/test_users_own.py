@@ -25,6 +25,7 @@ from max.model.migrations import (
     SchemaPolicy,
 )
 from max.model.schema import Schema
+from max.storage.database import REFUSED
 from max.storage.schema_evolution import plan
 from max.storage.sqlite import MEMORY, SqliteConnection
 from max.storage.table_writer import TableWriter
@@ -331,6 +332,28 @@ def test_a_new_entity_never_takes_what_a_user_made(
     with pytest.raises(SchemaError, match=f"would take the name of your {kind.lower()} {name}") as caught:
         tables.apply(connection)
     assert f'DROP {kind} "{name}"' in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        "ALTER TABLE _acme_thing ADD COLUMN mine TEXT CHECK (gone IS NOT NULL)",
+        "CREATE UNIQUE INDEX mine ON _acme_thing (coalesce(gone, 3))",
+        "CREATE TRIGGER mine BEFORE INSERT ON _acme_thing BEGIN SELECT RAISE(ABORT, 'mine says no'); END",
+    ],
+)
+def test_what_keeps_a_sync_from_writing_is_an_error_that_says_what_to_do(
+    connection: SqliteConnection, own: str
+) -> None:
+    filled(connection)
+    connection.execute(own)
+    tables = tables_of(connection, FIELDS)
+    thing: Any = tables.schema.entity("Thing")
+    with pytest.raises(sqlite3.IntegrityError) as caught, transaction(connection):
+        tables.write(connection, Delivery([thing("9", name="new")], 50.0))
+    error = connection.dialect.error("data.db", caught.value)
+    assert error.hint == REFUSED
+    assert "CHECK" in error.message or "mine" in error.message
 
 
 # -- what users drop ---------------------------------------------------------------------------
