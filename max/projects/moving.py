@@ -138,6 +138,7 @@ class Move:
         with suppress(StorageEmpty), reading(database) as connection:
             mark = moves.check(connection, self._target.address)
             tables = moves.survey(connection)
+            moves.refuse_too_large(connection, tables, self._target.database(info).limits)
         if mark is not None and self._has_arrived(info):
             return Planned(info, tables, 0, arrived=True)
         self._target.check_arrival(self._source.leaving(info))

@@ -157,6 +157,10 @@ class Database(Protocol):
     def lasts(self) -> bool:
         """Whether it outlives this process."""
 
+    @property
+    def limits(self) -> Limits | None:
+        """What it holds at most, as its dialect says."""
+
     async def start(self) -> None:
         """Open it, and make it where there is none."""
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, count
 from typing import Any
 
-from ..errors import DAMAGED, StorageCorrupt
+from ..errors import DAMAGED, SchemaError, StorageCorrupt
 from ..model.entities import Entity, ManyOf
 from ..model.schema import Schema, description_of
 from . import catalogue
@@ -154,6 +154,13 @@ def create_table(connection: Connection, mapping: TableMapping[Any]) -> None:
     columns |= dict.fromkeys(mapping.load_columns.values(), "INTEGER")
     columns |= {"_removed_at": "REAL", "_row": "{row_id}"}
     present = connection.dialect.columns(connection, mapping.table)
+    limits, number = connection.dialect.limits, len(columns.keys() | present)
+    if limits is not None and number > limits.columns:
+        raise SchemaError(
+            f"{mapping.entity.__name__} has {len(mapping.types):,} fields; with Max's own that are"
+            f" {number:,} columns, and a table of {limits.database} has up to {limits.columns:,}",
+            hint="declare fewer fields, several of them as one of Json, or keep the project in files",
+        )
     if not present:
         lines = ", ".join(f"{quoted(name)} {kind}" for name, kind in columns.items())
         connection.execute(mapping.sql(f"CREATE TABLE {{table}} ({lines})"))

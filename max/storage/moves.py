@@ -33,6 +33,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from ..errors import MaxError, MoveRefused, StorageNewer
+from ..model.mismatches import short_path
 from ..model.schema import table_name
 from ..model.values import Kind
 from . import (
@@ -49,9 +50,10 @@ from . import (
 )
 from . import table_writer as engine
 from .catalogue import has_part, is_catalogued, migrate
-from .database import MOVING, TRUE, Connection, Database, decoding, quoted
+from .database import MOVING, TRUE, Connection, Database, Limits, decoding, quoted
 from .ddl import build_indexes, create_views
 from .move_mark import MARK, Mark, mark_of, put_mark
+from .oversize import WIDEST, is_held
 from .rows import MOVED
 from .table_writer import TableWriter
 from .tables import read_schema
@@ -70,6 +72,9 @@ PARTS = {
     for part in (engine, sync_log, event_log, quarantine, change_log, schedules, inbox, full_text)
 } | {"replay": (provenance.REPLAY,)}
 CONNECTOR = "connector:"  # how the owner of a connector's own migrations begins
+FOREIGN = "it was not written by Max as it is now; correct the row where it is, and move again"
+STAYS = "keep it where it is, which holds more, or have its connector leave out what is too large"
+TOO_LARGE = f"take the move back (max move INSTALLATION --undo): {STAYS}"
 CREATED, DROPPED = re.compile(r"CREATE TABLE (\w+)"), re.compile(r"DROP TABLE (\w+)")
 
 
@@ -91,7 +96,7 @@ class CopiedTable(NamedTuple):
         """A row, for people."""
         values = dict(zip(self.columns, row, strict=True))
         if self.entity:
-            return f"{self.entity}:{values['_id']}"
+            return short_path(self.entity, values["_id"])
         return f"{self.name} {', '.join(str(values[name]) for name in self.key)}".strip()
 
 
@@ -153,6 +158,21 @@ def _tables(connection: Connection) -> list[str]:
 
 
 # -- what is copied ----------------------------------------------------------------------------
+
+
+def refuse_too_large(connection: Connection, tables: Sequence[CopiedTable], limits: Limits | None) -> None:
+    """MoveRefused names an entity with too many fields for the target, or a row whose id is too long."""
+    for table in tables:
+        if limits is None or not table.entity:
+            continue
+        has, holds = f"{table.entity} has", f"and {limits.database} holds up to"
+        if (number := len(table.columns)) > limits.columns:
+            raise MoveRefused(f"{has} {number:,} columns, {holds} {limits.columns:,}", hint=STAYS)
+        sql = f"SELECT _id FROM {quoted(table.name)} WHERE length(_id) > ?"
+        for (id,) in connection.execute(sql, (limits.id // WIDEST,)):
+            if isinstance(id, str) and not is_held(limits, id):
+                has = f"{short_path(table.entity, id)} has an id of"
+                raise MoveRefused(f"{has} {len(id.encode()):,} bytes, {holds} {limits.id:,}", hint=STAYS)
 
 
 def survey(connection: Connection) -> list[CopiedTable]:
@@ -373,9 +393,9 @@ def _insert_alone(connection: Connection, table: CopiedTable, sql: str, row: tup
         connection.execute(sql, row)
     except (*_refusals(connection),) as error:
         problem = " ".join(str(error).split("\n")[0].split())[:200]
+        is_large = isinstance(error, connection.dialect.errors) and connection.dialect.is_too_large(error)
         raise MoveRefused(
-            f"{table.named(row)} cannot be stored there: {problem}",
-            hint="it was not written by Max as it is now; correct the row where it is, and move again",
+            f"{table.named(row)} cannot be stored there: {problem}", hint=TOO_LARGE if is_large else FOREIGN
         ) from error
 
 

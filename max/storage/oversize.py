@@ -24,7 +24,7 @@ from .rows import BITS, TableMapping, known_upsert
 WIDEST = 4  # bytes of a character
 ID_EXPECTED = "an id of at most {:,} bytes, as an index of {} holds it (a project in files holds more)"
 ROW_EXPECTED = (
-    "fewer filled fields: those of a row have {:,} bytes in {}, long texts not counted"
+    "fewer filled fields: those of a row have {:,} bytes in {}, where a long text counts 18"
     " (bring fewer, or keep the project in files)"
 )
 
@@ -46,9 +46,8 @@ def too_large(
     return found
 
 
-def is_held(connection: Connection, id: str) -> bool:
-    """Whether this database can hold an id."""
-    limits = connection.dialect.limits
+def is_held(limits: Limits | None, id: str) -> bool:
+    """Whether a database with such limits can hold an id."""
     return limits is None or len(id) * WIDEST <= limits.id or len(id.encode()) <= limits.id
 
 
@@ -62,7 +61,7 @@ def _long_ids(
         if max(map(len, filter(None, column)), default=0) * WIDEST > limits.id:
             expected = ID_EXPECTED.format(limits.id, limits.database)
             for at, id in enumerate(column):
-                if id and len(id.encode()) > limits.id:
+                if id and not is_held(limits, id):
                     found.setdefault(at, {})[name] = InvalidValue(expected, id)
     return found
 

@@ -52,7 +52,7 @@ from ..errors import (
     UsageError,
 )
 from ..model.values import Kind, is_text
-from .database import NONSENSE, Cursor, Database, LastWrite, Values, opened, quoted
+from .database import NONSENSE, Cursor, Database, LastWrite, Limits, Values, opened, quoted
 from .postgres_dialect import LONGEST_NAME, PostgresDialect, casefold_function, is_lost, state_of
 from .postgres_pool import Pool, has_pooler
 from .postgres_statements import STALE, Statements
@@ -273,6 +273,11 @@ class PostgresDatabase(Database):
     def lasts(self) -> bool:
         """It does."""
         return True
+
+    @property
+    def limits(self) -> Limits | None:
+        """Those of any server."""
+        return DIALECT.limits
 
     async def start(self) -> None:
         """Make the schema, when there is none."""

@@ -42,7 +42,7 @@ from ..errors import (
 )
 from ..model.values import Kind
 from .catalogue import is_older
-from .database import NONSENSE, Connection, Database, LastWrite, Values, opened, quoted
+from .database import NONSENSE, Connection, Database, LastWrite, Limits, Values, opened, quoted
 from .sqlite_dialect import SqliteDialect, primary_code
 from .workers import Worker
 
@@ -332,6 +332,11 @@ class SqliteDatabase(Database):
     def lasts(self) -> bool:
         """Not in memory."""
         return self.path != MEMORY
+
+    @property
+    def limits(self) -> Limits | None:
+        """None that matter."""
+        return None
 
     async def start(self) -> None:
         """Open the file, creating it when there is none."""

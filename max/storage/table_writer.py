@@ -145,7 +145,8 @@ class TableWriter(Tables):
         """
         if self.change_log.recording:
             self.change_log.set_origin(connection, delivery, dated=dated)
-        removed = [ref for ref in delivery.removed if is_id(ref.id) and is_held(connection, ref.id)]
+        limits = connection.dialect.limits
+        removed = [ref for ref in delivery.removed if is_id(ref.id) and is_held(limits, ref.id)]
         unnamed = [ref.entity(ref.id) for ref in delivery.removed if not is_id(ref.id)]
         brought = by_type(delivery.entities, delivery.also, unnamed)
         validated = self._validate(connection, brought, delivery, strict=strict)

@@ -544,6 +544,19 @@ def test_a_connector_of_its_own_is_refused_where_there_are_none(home: Path, url:
 
 
 @pytest.mark.postgres
+def test_an_id_that_is_too_long_there_is_refused_before_anything_is_written(home: Path, url: str) -> None:
+    with sqlite3.connect(home / ".max/installations/acme/default/data.db") as connection:
+        sql = "UPDATE _acme_user SET _id = ? WHERE _row = (SELECT min(_row) FROM _acme_user)"
+        connection.execute(sql, ("é" * 1_001,))
+    connection.close()
+    words = "AcmeUser:é+… has an id of 2,002 bytes, and Postgres holds up to 2,000"
+    check_refused(home, url, MoveRefused, words)
+    with pytest.raises(MoveRefused, match=words) as caught:
+        move_of(folder_at(home), url, None).plan()
+    assert caught.value.hint.startswith("keep it where it is")
+
+
+@pytest.mark.postgres
 def test_a_server_that_is_not_there_or_has_the_project_of_a_newer_max_is_refused(
     home: Path, url: str
 ) -> None:

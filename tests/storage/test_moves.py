@@ -22,6 +22,7 @@ from max.storage.change_log import ChangeLog
 from max.storage.database import Connection, Database, quoted, reading
 from max.storage.move_mark import mark_of, note_handing_over
 from max.storage.postgres import PostgresDatabase
+from max.storage.postgres_dialect import LIMITS
 from max.storage.sqlite import SqliteDatabase
 from max.storage.table_writer import TableWriter
 from max.storage.tables import VERSIONS
@@ -324,6 +325,35 @@ def test_a_value_that_the_target_cannot_hold_is_refused_with_the_ref_of_its_row(
             carry(source, target)
     finally:
         target.delete()
+
+
+@pytest.mark.postgres
+def test_a_row_that_is_too_large_there_is_called_so(tmp_path: Path) -> None:
+    source, target = SqliteDatabase(tmp_path / "a.db"), PostgresDatabase(shared_url(), new_schema())
+    fields = [f"f{number}" for number in range(400)]
+    wide = made("Wide", dict.fromkeys(fields, "str"))
+    tables = writer(Schema([wide]))
+    with source.writer() as connection:
+        tables.apply(connection)
+        tables.write(connection, Delivery([wide("1"), wide("2", **dict.fromkeys(fields, "x" * 20))], 5.0))
+    try:
+        with pytest.raises(MoveRefused, match="Wide:2 cannot be stored there: row is too big") as caught:
+            carry(source, target)
+    finally:
+        target.delete()
+    assert "--undo" in caught.value.hint
+    assert "which holds more" in caught.value.hint
+
+
+def test_an_entity_with_too_many_fields_for_the_target_is_refused(tmp_path: Path) -> None:
+    source = SqliteDatabase(tmp_path / "a.db")
+    wide = made("Wide", {f"f{number}": "int" for number in range(1_600)})
+    with source.writer() as connection:
+        writer(Schema([wide])).apply(connection)
+        tables = moves.survey(connection)
+        moves.refuse_too_large(connection, tables, source.limits)
+        with pytest.raises(MoveRefused, match=r"Wide has 1,\d+ columns, and Postgres holds up to 1,600"):
+            moves.refuse_too_large(connection, tables, LIMITS)
 
 
 def test_what_users_made_is_named_with_the_way_to_drop_it(source: SqliteDatabase) -> None:

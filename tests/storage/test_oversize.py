@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from max.errors import InvalidEntity
+from max.errors import InvalidEntity, SchemaError
 from max.model.constructors import write_constructor
 from max.model.delivery import Delivery, ListingPage, WriteResult
 from max.model.entities import Entity, Field, Many, Ref
@@ -102,7 +102,7 @@ def test_a_row_that_is_too_large_costs_no_other_row_of_its_page(connection: Any)
 def test_it_says_what_is_too_large_for_what_and_what_to_do(connection: Any) -> None:
     receive(connection, wide("many", 400))
     expected = (
-        "fewer filled fields: those of a row have 8,160 bytes in Postgres, long texts not counted"
+        "fewer filled fields: those of a row have 8,160 bytes in Postgres, where a long text counts 18"
         " (bring fewer, or keep the project in files)"
     )
     found = [(one.path, one.expected, one.actual) for one in quarantined(connection)]
@@ -148,6 +148,22 @@ def test_a_program_that_stores_it_is_refused(connection: Any) -> None:
     ):
         TABLES.write(connection, delivery, strict=True)
     assert stored(connection, Wide) == {}
+
+
+@pytest.mark.parametrize("number", [1_560, 1_580])
+def test_an_entity_with_too_many_fields_is_refused(either: None, number: int) -> None:
+    wide = made("Wide", {f"f{at}": "int | None" for at in range(number)})
+    with memory_connection() as held, transaction(held):
+        tables = writer(Schema([wide]))
+        if not is_on_postgres() or number == 1_560:
+            tables.apply(held)
+            tables.write(held, Delivery([wide("1", f1559=3)], 5.0))
+            assert tables.count(held, Query(wide)) == 1
+            return
+        with pytest.raises(
+            SchemaError, match=r"Wide has 1,580 fields; with Max's own that are 1,6\d\d columns"
+        ):
+            tables.apply(held)
 
 
 # -- ids ----------------------------------------------------------------------------------
