@@ -286,11 +286,11 @@ class Planner:
 
     def _users(self, entity: StoredEntity, column: str = "") -> list[UsersOwn]:
         """What users made that uses an entity's table, or one column of it, or a column that uses that."""
-        table, columns = self._table(entity.origin), [column]
+        dialect, table, columns = self._connection.dialect, self._table(entity.origin), [column]
         own, found = [one for one in self._users_own if one.kind != "table"], []
         while columns:
             used = columns.pop()
-            more = [one for one in own if one not in found and one.uses(table, used)]
+            more = [one for one in own if one not in found and one.uses(dialect, table, used)]
             columns += [one.name for one in more if one.kind == "column"]
             found += more
         return [one for one in own if one in found]

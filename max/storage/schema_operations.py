@@ -239,11 +239,12 @@ class SchemaOperations:
         """A column beside a field's, which takes its place at the end."""
         self._drop_indexes(path[0])
         table, column = quoted(self._table(path[0])), quoted(path[1])
-        found = [one for one in users_own(self._connection) if one.kind in INDEXING]
-        indexes = [one for one in found if one.uses(self._table(path[0]), path[1])]
+        dialect, found = self._connection.dialect, users_own(self._connection)
+        uses = [one for one in found if one.uses(dialect, self._table(path[0]), path[1])]
+        indexes = [one for one in uses if one.kind in INDEXING]
         for one in indexes:
             self._connection.execute(one.drop)
-        kind = self._connection.dialect.types[holds.kind]
+        kind = dialect.types[holds.kind]
         self._connection.execute(f"ALTER TABLE {table} ADD COLUMN {REPLACEMENT} {kind}")
         yield table
         self._connection.execute(f"ALTER TABLE {table} DROP COLUMN {column}")

@@ -17,7 +17,7 @@ import re
 from collections.abc import Sequence
 
 from . import catalogue
-from .database import Connection, StoredObject
+from .database import Connection, Dialect, StoredObject
 
 FIRING = ("trigger", "rule")  # run with each write
 INDEXING = ("index", "statistics")  # of values of any type, so these are made again
@@ -35,11 +35,11 @@ class UsersOwn(StoredObject):
     def __str__(self) -> str:
         return f"your {self.kind} {self.name}"
 
-    def uses(self, table: str, column: str = "") -> bool:
+    def uses(self, dialect: Dialect, table: str, column: str = "") -> bool:
         """Whether it belongs to a table or its view, or names one, and names the column."""
-        view = table.removeprefix("_")
-        related = self.place in (table, view) or self.names(table) or self.names(view)
-        return bool(related) and (not column or self.names(column) > 0)
+        places = [dialect.stored_name(one) for one in (table, table.removeprefix("_"))]
+        related = any(one == self.place or self.names(one) for one in places)
+        return related and (not column or self.names(dialect.stored_name(column)) > 0)
 
     def names(self, name: str) -> int:
         """How often its definition names something."""

@@ -13,10 +13,13 @@ import pytest
 
 from max.errors import StorageError
 from max.model.delivery import Delivery
+from max.model.migrations import ChangeType, DropField, Migration, SchemaPolicy
+from max.model.schema import Schema
 from max.storage.database import REFUSED
 from max.storage.users_own import users_own
 from tests.contract.places import dump, postgres_connection, sharing_connections, transaction
 from tests.on_both import EVERY
+from tests.sample import writer
 from tests.storage.test_users_own import (
     FIELDS,
     UPGRADES,
@@ -26,6 +29,7 @@ from tests.storage.test_users_own import (
     tables_of,
     upgrade,
 )
+from tests.versions import made
 
 pytestmark = pytest.mark.postgres
 FUNCTION = "CREATE FUNCTION mine_does() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {} RETURN NULL; END $$;"
@@ -250,7 +254,7 @@ def test_a_column_that_a_user_does_not_want_empty_is_named_before_it_is(connecti
 
 
 @pytest.mark.parametrize(
-    "made",
+    "own",
     [
         "ADD CONSTRAINT mine CHECK (gone IS NOT NULL)",
         "ADD CONSTRAINT mine UNIQUE NULLS NOT DISTINCT (gone)",
@@ -258,11 +262,11 @@ def test_a_column_that_a_user_does_not_want_empty_is_named_before_it_is(connecti
     ],
 )
 def test_what_no_empty_value_passes_is_named_with_the_statement_that_drops_it(
-    connection: Any, made: str
+    connection: Any, own: str
 ) -> None:
     filled(connection)
     connection.execute("ALTER TABLE _acme_thing ADD CONSTRAINT other CHECK (size > 0)")
-    connection.execute(f"ALTER TABLE _acme_thing {made}")
+    connection.execute(f"ALTER TABLE _acme_thing {own}")
     before = dump(connection)
     with pytest.raises(StorageError, match=r"the tables cannot be changed: .*mine") as caught:
         upgrade(connection, "field dropped")
@@ -275,16 +279,16 @@ def test_what_no_empty_value_passes_is_named_with_the_statement_that_drops_it(
 
 
 @pytest.mark.parametrize(
-    "made",
+    "own",
     [
         "ALTER TABLE _acme_thing ADD CONSTRAINT mine CHECK (gone IS NOT NULL)",
         "ALTER TABLE _acme_thing ALTER COLUMN gone SET NOT NULL",
         FUNCTION.format("RAISE 'mine says no';") + TRIGGER.format("BEFORE INSERT ON _acme_thing"),
     ],
 )
-def test_what_keeps_a_sync_from_writing_is_an_error_that_says_what_to_do(connection: Any, made: str) -> None:
+def test_what_keeps_a_sync_from_writing_is_an_error_that_says_what_to_do(connection: Any, own: str) -> None:
     filled(connection)
-    connection.raw.execute(made)
+    connection.raw.execute(own)
     tables = tables_of(connection, FIELDS)
     thing: Any = tables.schema.entity("Thing")
     with pytest.raises(connection.dialect.errors) as caught, transaction(connection):
@@ -292,3 +296,18 @@ def test_what_keeps_a_sync_from_writing_is_an_error_that_says_what_to_do(connect
     error = connection.dialect.error("the server", caught.value)
     assert error.hint == REFUSED
     assert "mine" in error.message or '"gone"' in error.message
+
+
+@pytest.mark.parametrize("step", [DropField, ChangeType])
+def test_what_a_user_made_on_a_table_of_a_long_name_outlives_an_upgrade(connection: Any, step: Any) -> None:
+    entity, field = f"Thing{'x' * 70}", f"gone_{'y' * 70}"
+
+    def version(fields: dict[str, str], *steps: Any) -> None:
+        policy = SchemaPolicy("acme", (Migration("changed", *steps),) if steps else ())
+        with transaction(connection):
+            writer(Schema([made(entity, fields)], connector="acme"), policy).apply(connection)
+
+    version({field: "int"})
+    connection.execute(f'CREATE INDEX mine ON "_acme_{entity.lower()}" ("{field}")')
+    version({} if step is DropField else {field: "str"}, step(entity, field))
+    assert [one.name for one in users_own(connection) if one.kind == "index"] == ["mine"]
