@@ -33,7 +33,7 @@ from ..errors import (
     StorageTimeout,
     StorageUnreachable,
 )
-from ..model.values import Kind
+from ..model.values import Kind, is_valid, read_real
 from .database import (
     FINISH_MOVE,
     REFUSED,
@@ -230,10 +230,16 @@ class PostgresDialect(Dialect):
         return f"strpos({CASEFOLD}({column}), {bind(text.casefold())}) > 0"
 
     def has_item(self, column: str, bind: Callable[[object], str], item: object) -> str:
-        """``jsonb`` compares items with their types: 1 is neither true nor "1"."""
+        """``jsonb`` compares items with their types: 1 is neither true nor "1".
+
+        It compares numbers by the digits that they are written with, which a large one has two ways of.
+        """
         data = _jsonb(column)
-        wanted = f"CAST({bind(json.dumps(item))} AS jsonb)"
-        return f"(jsonb_typeof({data}) = 'array' AND {data} @> {wanted})"
+        spelled = {json.dumps(item)}
+        if isinstance(item, int | float) and abs(item) > 2**53 and is_valid(read_real, item):
+            spelled = {json.dumps(float(item)), str(int(item))}
+        has = " OR ".join(f"{data} @> CAST({bind(one)} AS jsonb)" for one in sorted(spelled))
+        return f"(jsonb_typeof({data}) = 'array' AND ({has}))"
 
     def prepare(self, connection: Any, sql: str) -> None:
         """The function is one of the schema."""

@@ -22,7 +22,7 @@ from ..model.columns import encode_one
 from ..model.entities import Entity, FieldOf, FieldType
 from ..model.filters import AllOf, AnyOf, Compare, Filter, Not, Op, Some, Synced
 from ..model.query import ID, Order, Query, check_item, check_value
-from ..model.values import INTEGER_LIMIT, REPLACED, Kind, is_text, is_valid, read_integer, read_real
+from ..model.values import REPLACED, Kind, is_text, is_valid, read_integer, read_real
 from .database import FALSE, TRUE, Connection, joined, quoted
 from .rows import NEVER, TableMapping
 
@@ -149,10 +149,7 @@ class Statement:
 
     def _item(self, filter: Compare[Any], column: str, holds: FieldType) -> str:
         check_item(filter.path[-1], filter.value)
-        item = holds.read([filter.value])[0]
-        if isinstance(item, int) and not -INTEGER_LIMIT <= item < INTEGER_LIMIT:
-            item = float(item)  # as SQLite reads such a number in JSON
-        return self.mapping.dialect.has_item(column, self.bind, item)
+        return self.mapping.dialect.has_item(column, self.bind, holds.read([filter.value])[0])
 
     def _some(self, filter: Some[Any]) -> str:
         """The parents of the children that match, which one statement finds from the children's side."""

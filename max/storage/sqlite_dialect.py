@@ -17,7 +17,7 @@ from ..errors import (
     StorageMoving,
     StorageReadOnly,
 )
-from ..model.values import Kind
+from ..model.values import INTEGER_LIMIT, Kind, is_valid, read_real
 from .database import (
     FINISH_MOVE,
     MOVING,
@@ -36,6 +36,7 @@ from .database import (
 CASEFOLD = "max_casefold"  # the SQL function that ``contains`` has a statement call
 MOST_DAMAGES = 100  # that SQLite's check of a file names
 LONGEST_PATTERN = 1_000  # characters that LIKE is asked for; SQLite refuses patterns of 50,000
+FARTHEST = f"{1 - INTEGER_LIMIT} AND {INTEGER_LIMIT - 1}"  # what lies beyond in JSON is read as a float
 DIGITS = "%!.20g"  # SQLite rounds its own digits; with 17 some floats would come back as their neighbour
 
 # The affinity of a type decides what SQLite stores: TEXT and "JSON TEXT" keep every text as it is
@@ -200,9 +201,15 @@ class SqliteDialect(Dialect):
         """An item is compared with its JSON type: 1 is neither true nor "1"."""
         if item is None or isinstance(item, bool):
             is_item = f"e.type = '{json.dumps(item)}'"
+        elif isinstance(item, str):
+            is_item = f"e.type = 'text' AND e.value = {bind(item)}"
+        elif isinstance(item, int | float) and abs(item) >= INTEGER_LIMIT:
+            digits = f"({column} -> e.fullkey) = {bind(str(int(item)))}"
+            is_item = f"e.type = 'integer' AND e.value NOT BETWEEN {FARTHEST} AND {digits}"
+            if is_valid(read_real, item):
+                is_item += f" OR e.type = 'real' AND e.value = {bind(float(item))}"
         else:
-            types = "'text'" if isinstance(item, str) else "'integer', 'real'"
-            is_item = f"e.type IN ({types}) AND e.value = {bind(item)}"
+            is_item = f"e.type IN ('integer', 'real') AND e.value = {bind(item)}"
         return (
             f"(json_type({column}) = 'array'"
             f" AND EXISTS (SELECT 1 FROM json_each({column}) AS e WHERE {is_item}))"
