@@ -36,6 +36,8 @@ ENVIRONMENT = {
 }
 KEPT = ("GIT_CONFIG_", "GIT_EXEC_PATH", "GIT_CEILING_DIRECTORIES")  # of the caller's GIT_ variables
 NO_GIT = "install git 2.31 or newer and make sure that it is on the PATH"
+MISSING = "?"  # before an object that git does not have, as git writes it
+COMPLETE = "git fetch --refetch --no-filter"
 PARTIAL = "a partial clone: some of its content is missing, and Max does not fetch it"
 FAULTS: tuple[tuple[str, type[UpstreamError], str, str], ...] = (  # git's words, the error, message, hint
     (
@@ -47,7 +49,7 @@ FAULTS: tuple[tuple[str, type[UpstreamError], str, str], ...] = (  # git's words
     ("not a git repository", UpstreamMissing, "not a git repository", "give the path of one or run git init"),
     ("cannot change to", UpstreamMissing, "no such directory", "give the path of a repository"),
     ("ermission denied", PermissionDenied, "not readable", "check who owns the files"),
-    ("romisor", UpstreamError, PARTIAL, "complete it: git fetch --refetch --no-filter"),
+    ("romisor", UpstreamError, PARTIAL, f"complete it: {COMPLETE}"),
     ("unrecognized argument", UpstreamError, "this git is too old", NO_GIT),
 )
 
@@ -90,10 +92,15 @@ def is_partial(error: UpstreamError) -> bool:
 
 
 def damaged_content(path: str, sha: str) -> UpstreamError:
-    """The error for a history in which git could not read all of the content."""
+    """The error for a history in which git could not read all of the content; MISSING is before a commit."""
+    what, hint = "is damaged", "run git fsck to find the damage; after a repair, sync with --full"
+    if sha.startswith(MISSING):
+        what = "is not in this clone"
+        hint = f"a partial clone needs its remote, and {COMPLETE}; in any other, {hint}"
     return UpstreamError(
-        f"{path}: some content is damaged, first that of commit {sha}; its commits have no line counts",
-        hint="run git fsck to find the damage; after a repair, sync with --full",
+        f"{path}: some content {what}, first that of commit {sha.removeprefix(MISSING)};"
+        " its commits have no line counts",
+        hint=hint,
     )
 
 

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from max.connecting import UpstreamError
 
-from .git_command import Command, Tokens, damaged_content, is_partial, output, unreadable
+from .git_command import MISSING, Command, Tokens, damaged_content, is_partial, output, unreadable
 
 # hash, parents, then name, address, seconds and "seconds zone" of both people, subject, body
 HEADER = "%H %P %an %ae %at %ad %cn %ce %ct %cd %s %b"
@@ -165,7 +165,8 @@ class Position:
     ``since`` are the tips of the sync token that it starts from, None when it lists everything.
     ``gone``: it has reached the commits that no ref reaches any more.  ``commits`` were given so
     far, the last of them ``last``, and ``changes`` of the next one.  ``damaged`` is the first
-    commit with content that is damaged; ``ended``: all were given, and what is left is to say so.
+    commit with content that is damaged, behind MISSING where git does not have it; ``ended``: all
+    were given, and what is left is to say so.
     """
 
     now: Tips
@@ -268,11 +269,15 @@ class CommitLog:
         """A page of commits, each as far as git can read it."""
         position = await self._open(replace(position, changes=0), BARE)
         bare = await self._read_page(position)
-        named = await self._readable(await self._with_trees(bare.commits), NAMED)
-        counted = await self._readable(await self._whole(named), COUNTED)
+        with_trees = await self._with_trees(bare.commits)
+        named = await self._readable(with_trees, NAMED)
+        whole = await self._whole(named)
+        counted = await self._readable(whole, COUNTED)
         await self.stop()
         salvaged = {one.sha: counted.get(one.sha) or uncounted(one, named) for one in bare.commits}
         lost = "" if is_partial(error) else next((sha for sha in salvaged if sha not in counted), "")
+        if lost and (lost not in with_trees or (lost in named and lost not in whole)):
+            lost = MISSING + lost
         return self._salvaged_page(position, bare, salvaged, position.damaged or lost)
 
     async def _whole(self, named: Mapping[str, Shown]) -> list[str]:

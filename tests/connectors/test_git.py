@@ -819,9 +819,24 @@ def spoil(repository: Path, name: str, content: bytes | None) -> None:
     place.unlink() if content is None else place.write_bytes(content)
 
 
-@pytest.mark.parametrize("content", [None, b"", b"garbage"], ids=["missing", "empty", "damaged"])
+@pytest.mark.parametrize("option", ["blob:none", "tree:0"])
+def test_what_a_clone_without_its_remote_lacks_is_reported_as_missing(three: Path, option: str) -> None:
+    clone = cloned(three, f"--filter={option}", "--bare")
+    git(clone, "remote", "remove", "origin")
+    with pytest.raises(
+        UpstreamError, match="some content is not in this clone, first that of commit"
+    ) as caught:
+        listing(clone)
+    assert "git fetch --refetch --no-filter" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "not in this clone"), (b"", "damaged"), (b"garbage", "damaged")],
+    ids=["missing", "empty", "damaged"],
+)
 def test_damaged_content_costs_its_own_commits_their_lines_and_is_reported_at_the_end(
-    three: Path, content: bytes | None
+    three: Path, content: bytes | None, words: str
 ) -> None:
     damaged = rev_list(three)[0]  # it renames the file that the one before it changed
     spoil(three, "main~1:d/a", content)
@@ -834,7 +849,7 @@ def test_damaged_content_costs_its_own_commits_their_lines_and_is_reported_at_th
             seen.append(page)
             cursor = page.next
 
-    with pytest.raises(UpstreamError, match=f"damaged, first that of commit {damaged}") as caught:
+    with pytest.raises(UpstreamError, match=f"{words}, first that of commit {damaged}") as caught:
         asyncio.run(read())
     assert "git fsck" in caught.value.hint
     assert counts_of(seen) == {"first": 3, "second": None, "third": None}
