@@ -74,7 +74,6 @@ PARTS = {
 CONNECTOR = "connector:"  # how the owner of a connector's own migrations begins
 FOREIGN = "it was not written by Max as it is now; correct the row where it is, and move again"
 STAYS = "keep it where it is, which holds more, or have its connector leave out what is too large"
-TOO_LARGE = f"take the move back (max move INSTALLATION --undo): {STAYS}"
 CREATED, DROPPED = re.compile(r"CREATE TABLE (\w+)"), re.compile(r"DROP TABLE (\w+)")
 
 
@@ -395,7 +394,7 @@ def _insert_alone(connection: Connection, table: CopiedTable, sql: str, row: tup
         problem = " ".join(str(error).split("\n")[0].split())[:200]
         is_large = isinstance(error, connection.dialect.errors) and connection.dialect.is_too_large(error)
         raise MoveRefused(
-            f"{table.named(row)} cannot be stored there: {problem}", hint=TOO_LARGE if is_large else FOREIGN
+            f"{table.named(row)} cannot be stored there: {problem}", hint=STAYS if is_large else FOREIGN
         ) from error
 
 

@@ -1,6 +1,7 @@
 """Rows that a database cannot hold: they are found before anything is written, so that none costs its page.
 
-**An id** is in indexes, whose entries have a limit; a ref is an id too.  Its length is all that counts.
+**An id** is in indexes, whose entries have a limit; refs are ids too, and so are members that a row names
+itself.  Its length is all that counts.
 
 **A row** has a limit as well, without its long texts, which are elsewhere.  What it comes to only the
 server knows: it compresses.  So a row whose filled fields may be too many is tried, with what is stored of
@@ -13,6 +14,7 @@ times 18 bytes, and stored; 250 are not even tried.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,16 +56,28 @@ def is_held(limits: Limits | None, id: str) -> bool:
 def _long_ids(
     mapping: TableMapping[Any], rows: EncodedRows, limits: Limits
 ) -> dict[int, dict[str, InvalidValue]]:
-    """The positions of rows with an id, or a ref, that is too long."""
+    """The positions of rows with an id that is too long: their own, a ref, or that of a member they name."""
     found: dict[int, dict[str, InvalidValue]] = {}
-    refs = [one for one in zip(rows.names, rows.columns, strict=True) if one[0] in mapping.refs]
-    for name, column in [("id", rows.ids), *refs]:
-        if max(map(len, filter(None, column)), default=0) * WIDEST > limits.id:
-            expected = ID_EXPECTED.format(limits.id, limits.database)
-            for at, id in enumerate(column):
-                if id and not is_held(limits, id):
-                    found.setdefault(at, {})[name] = InvalidValue(expected, id)
+    columns = [("id", rows.ids), *zip(rows.names, rows.columns, strict=True)]
+    for name, column in columns:
+        is_list = name in mapping.entity._inline
+        if not is_list and name != "id" and name not in mapping.refs:
+            continue
+        if max(map(len, filter(None, column)), default=0) * WIDEST <= limits.id:
+            continue
+        for at, value in enumerate(column):
+            ids = () if not value else _members(value, limits) if is_list else (value,)
+            for id in ids:
+                if not is_held(limits, id):
+                    problem = InvalidValue(ID_EXPECTED.format(limits.id, limits.database), id)
+                    found.setdefault(at, {})[name] = problem
     return found
+
+
+def _members(text: str, limits: Limits) -> list[str]:
+    """The ids of a stored list; of one in which none can be too long, none."""
+    longest = max(map(len, text.split('"')))
+    return json.loads(text) if longest * WIDEST > limits.id else []
 
 
 def _crowded(

@@ -37,6 +37,12 @@ class Thing(Entity):
     box: Field[Ref[Box] | None] = Field()
 
 
+class Pair(Entity):
+    """Names its things itself."""
+
+    things: Many[Thing] = Many(inline="things")
+
+
 write_constructor(Thing)  # as a sync has it written
 SCHEMA = Schema([Box, Thing, Wide], roots=[Box])
 LONG_ID = "".join(map(chr, range(0x4E00, 0x4E00 + 700)))  # 2,100 bytes
@@ -137,6 +143,18 @@ def test_a_row_that_just_fits_can_be_removed(connection: Any) -> None:
     assert stored(connection, Wide) == {}
 
 
+def test_what_was_only_tried_is_no_change(connection: Any) -> None:
+    tables = writer(SCHEMA)
+    with transaction(connection):
+        tables.apply(connection)
+        tables.change_log.attach(connection, on=True)
+        before = tables.change_log.page(connection, "now").cursor
+        rows = [wide("many", 400), wide("few", 1), wide("long", 400, LONG)]
+        tables.write(connection, Delivery(rows, 5.0, sync="s"))
+        changes = tables.change_log.page(connection, before).items
+    assert sorted(one.ref.id for one in changes) == sorted({"few", "long", "many"} - {*large("many")})
+
+
 def test_a_program_that_stores_it_is_refused(connection: Any) -> None:
     delivery = Delivery([wide("a", 400), wide("b", 1)], 5.0)
     if not is_on_postgres():
@@ -186,6 +204,29 @@ def test_an_id_that_is_too_long_is_called_so(connection: Any) -> None:
         "an id of at most 2,000 bytes, as an index of Postgres holds it (a project in files holds more)"
     )
     assert [one.expected for one in quarantined(connection)] == large(expected)
+
+
+def test_a_listing_of_ids_with_one_that_is_too_long_is_stored(connection: Any) -> None:
+    listing = ListingPage(BOX, Box.things, 0, last=True, began_at=5.0, ids_only=True)
+    receive(connection, Box("a"), Thing("1", name="x", box=None))
+    receive(connection, Thing("1"), Thing(LONG_ID), listing=listing)
+    assert aside(connection) == large(("Thing", LONG_ID))
+    assert TABLES.collection(connection, BOX, Box.things).items == [Thing("1", name="x", box=None)]
+
+
+def test_a_row_that_names_a_member_whose_id_is_too_long_costs_no_other_row(connection: Any) -> None:
+    many, one = (
+        [Thing(f"{n:0100}", name="x", box=None) for n in range(50)],
+        Thing(LONG_ID * 4, name="y", box=None),
+    )
+    with memory_connection() as held, transaction(held):
+        tables = writer(Schema([Box, Thing, Pair], roots=[Box]))
+        tables.apply(held)
+        tables.write(held, Delivery([Pair("p", things=[*many, one]), Pair("q", things=many)], 5.0))
+        assert aside(held) == large(("Pair", "p"), ("Thing", one.id))
+        assert tables.collection(held, Pair.ref("q"), Pair.things).items == many
+        found = tables.fetch(held, Query(Pair)).items
+    assert [row.id for row in found] == (["q"] if is_on_postgres() else ["p", "q"])
 
 
 def test_a_tombstone_of_an_id_that_is_too_long_costs_no_other_row(connection: Any) -> None:
