@@ -157,9 +157,9 @@ def translated(label: str) -> Iterator[None]:
 def connect(url: str, label: str) -> psycopg.Connection[Any]:
     """A connection in autocommit: transactions are ours to begin and end.
 
-    UsageError when the URL is not UTF-8 text.
+    UsageError when the URL is not UTF-8 text, or has a NUL, at which libpq would end it.
     """
-    if not is_text(unquote(url, errors="surrogateescape")):
+    if "\0" in url or not is_text(unquote(url, errors="surrogateescape")):
         raise UsageError(
             "the URL of the database is not UTF-8 text", hint="write postgresql://USER@HOST:PORT/DATABASE"
         )

@@ -218,9 +218,11 @@ def test_the_url_of_a_database_that_is_not_utf_8_is_a_usage_error(
         assert (done.status, "URL of the database is not UTF-8 text" in done.err) == (2, True)
 
 
-def test_a_folder_that_leads_to_such_a_url_is_a_usage_error(cli: Cli) -> None:
+@pytest.mark.parametrize("byte", ["\udcff", "\0"])
+def test_a_folder_that_leads_to_such_a_url_is_a_usage_error(cli: Cli, byte: str) -> None:
     cli("init")
-    Path(".max/project.json").write_text(json.dumps({"database": "postgresql://x\udcff@/y"}))
+    url = f"postgresql://x@/y?host=/nowhere{byte}&port=1"  # libpq reads up to a NUL
+    Path(".max/project.json").write_text(json.dumps({"database": url}))
     cli("trust", ".")
     assert cli("ls").status == 2
 
