@@ -390,8 +390,15 @@ def test_a_database_that_does_not_know_of_narrow_syncs_is_read(synced: Cli) -> N
 
 def test_the_ages_in_a_database_that_knows_of_no_pages_are_read(synced: Cli) -> None:
     before = synced("freshness", "acme", "-o", "json").data["data"]
-    sql("ALTER TABLE _max_load DROP COLUMN since")
-    sql("ALTER TABLE _max_membership DROP COLUMN page")
+    sql("DROP INDEX _max_load_received")
+    for table, column in (
+        ("_max_load", "received_at"),
+        ("_max_load", "since"),
+        ("_max_freshness", "received_at"),
+        ("_max_high_water", "marked_at"),
+        ("_max_membership", "page"),
+    ):
+        sql(f"ALTER TABLE {table} DROP COLUMN {column}")
     sql("DROP TABLE _max_listing_page")
     sql("DELETE FROM _max_migration WHERE owner = 'engine' AND version > 2")
     after = synced("freshness", "acme", "-o", "json").data["data"]
