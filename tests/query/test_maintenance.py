@@ -20,12 +20,12 @@ from tests.database_files import data_file
 Test = Callable[[Project], Awaitable[object]]
 
 
-def in_project(path: Path, test: Test) -> None:
+def in_project(path: Path, test: Test, **config: float) -> None:
     """Run a test in a project with ``acme:default``, which was synced."""
 
     async def run() -> None:
         async with Project.open(path, create=True) as project:
-            await project.connect("acme", config={"projects": 40})
+            await project.connect("acme", config={"projects": 40, **config})
             runtime = await project.runtime("acme")
             await (await runtime.sync()).completion()
             await test(project)
@@ -42,7 +42,7 @@ def test_a_paused_sync_can_be_cancelled_by_a_request(tmp_path: Path) -> None:
         run = await project.request("acme", SyncCommand.CANCEL)
         assert (run.id, run.status) == (handle.id, Status.CANCELLED)
 
-    in_project(tmp_path, test)
+    in_project(tmp_path, test, latency_ms=20.0)  # so that the sync has not ended before the request is stored
 
 
 def test_a_request_is_refused_when_no_sync_is_unfinished(tmp_path: Path) -> None:
