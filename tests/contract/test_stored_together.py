@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -111,12 +112,19 @@ def stored(
         connection.execute("ROLLBACK")
 
 
-@pytest.mark.usefixtures("either")
-def test_rows_and_their_ages_are_those_of_deliveries_that_are_stored_one_by_one() -> None:
+@contextmanager
+def empty_tables() -> Iterator[tuple[Connection, TableWriter]]:
+    """Tables of a new database."""
     with memory_connection() as connection:
         tables = TableWriter(SCHEMA, UnknownLoaders(SCHEMA, parts))
         with transaction(connection):
             tables.apply(connection)
+        yield connection, tables
+
+
+@pytest.mark.usefixtures("either")
+def test_rows_and_their_ages_are_those_of_deliveries_that_are_stored_one_by_one() -> None:
+    with empty_tables() as (connection, tables):
 
         @settings(max_examples=20)
         @given(BEFORE, deliveries(), LATE)
@@ -129,10 +137,7 @@ def test_rows_and_their_ages_are_those_of_deliveries_that_are_stored_one_by_one(
 
 @pytest.mark.usefixtures("either")
 def test_rows_that_overlap_with_a_page_of_a_listing_are_compared_with_it() -> None:
-    with memory_connection() as connection:
-        tables = TableWriter(SCHEMA, UnknownLoaders(SCHEMA, parts))
-        with transaction(connection):
-            tables.apply(connection)
+    with empty_tables() as (connection, tables):
         rows = [by_column([Post(id, title="x", team=TEAM)]) for id in "ab"]
         some = [
             Delivery(one, at, received_at=at + 1.0, sync="s")

@@ -23,6 +23,7 @@ from max.storage.postgres_dialect import NOW
 from max.storage.postgres_leases import LeaseKeeper, PostgresLease
 from max.storage.postgres_work import BEAT, LEASE, Claim, WorkTable
 from tests.postgres_server import shared_url
+from tests.waiting import until
 
 pytestmark = pytest.mark.postgres
 LONGEST = 30.0  # seconds after which the work of a dead host goes on elsewhere
@@ -139,8 +140,7 @@ class TestFindingWork:
         async def main() -> None:
             worker = FleetWorker(Project(empty.project), look=0.01)
             await worker.start()
-            while not (empty.seen(wrong.id)[1] and empty.seen(other.id)[1]):  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+            await until(lambda: empty.seen(wrong.id)[1] and empty.seen(other.id)[1])
             await worker.stop()
 
         asyncio.run(main())
@@ -300,8 +300,7 @@ class TestProcessesThatDie:
         async def main() -> None:
             worker = FleetWorker(Project(empty.project), look=0.01)
             await worker.start()
-            while worker._turns or is_due(empty, info.id):  # noqa: ASYNC110 - nothing says so
-                await asyncio.sleep(0.01)
+            await until(lambda: not (worker._turns or is_due(empty, info.id)))
             await worker.stop()
 
         asyncio.run(main())
@@ -352,8 +351,7 @@ class TestProcessesThatDie:
         async def main() -> None:
             worker = Watched(Project(empty.project), look=0.01)
             await worker.start()
-            while any(worker._turns or is_due(empty, one.id) for one in infos):  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+            await until(lambda: not any(worker._turns or is_due(empty, one.id) for one in infos))
             await worker.stop()
 
         asyncio.run(main())
