@@ -450,9 +450,13 @@ class KeyWrong(ProjectError):
 
 
 class StorageError(MaxError):
-    """The database cannot answer."""
+    """The database cannot answer.
+
+    ``is_ours``: a connector's code asked Max for something that is kept there, and is not to blame.
+    """
 
     code = "storage"
+    is_ours = False
 
 
 class StorageEmpty(StorageError):

@@ -20,6 +20,7 @@ from ..installations.files import changed_names
 from ..installations.secret_store import GIVEN, SecretStore
 from ..model.settings import InstallationInfo
 from ..storage import postgres_project as rows
+from ..storage.postgres import patiently
 from ..storage.postgres_project import SealedSecret
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def sealed(keys: Keys, id: str, given: StoredSecrets) -> list[SealedSecret]:
 
 
 class DatabaseCredentials(SecretStore):
-    """A CredentialStore: sealed rows of one installation.
+    """A CredentialStore: sealed rows of one installation.  A server that is restarted is waited for.
 
     Safe beside other tasks, processes and hosts: no change is lost.  ``database`` is the project's.  With
     ``destination``, the origin to which they are sent, it gives no others: BadCredentials.  ``timeout`` is
@@ -64,7 +65,7 @@ class DatabaseCredentials(SecretStore):
         """Hold the lock for renewing secrets; a thread waits for it, not the event loop."""
         held = ExitStack()
         try:
-            await in_thread(lambda: held.enter_context(self.blocking_renewal_lock()))
+            await in_thread(lambda: patiently(lambda: held.enter_context(self.blocking_renewal_lock())))
             self._recorded = False
             yield
         finally:
@@ -83,8 +84,12 @@ class DatabaseCredentials(SecretStore):
 
         BadCredentials when they were given for another origin; KeyMissing and KeyWrong.
         """
-        with self._database.reader() as connection, rows.translated(self._database.label):
-            return self.stored_in(connection)
+
+        def once() -> StoredSecrets:
+            with self._database.reader() as connection, rows.translated(self._database.label):
+                return self.stored_in(connection)
+
+        return patiently(once)
 
     def stored_in(self, connection: Connection) -> StoredSecrets:
         """The same inside of the caller's transaction."""
@@ -110,13 +115,20 @@ class DatabaseCredentials(SecretStore):
 
     def change(self, update: Callable[[dict[str, str]], dict[str, str]]) -> None:
         """Replace the secrets by what ``update`` returns for them; blocks until they are stored."""
+        before, after = patiently(lambda: self._changed(update))
+        if self._audit is not None:  # afterwards: a secret that the service has renewed must not be lost
+            self._audit.renewed(changed_names(before, after))
+
+    def _changed(
+        self, update: Callable[[dict[str, str]], dict[str, str]]
+    ) -> tuple[dict[str, str], dict[str, str]]:
+        """The secrets before and after a change."""
         with self._database.writer() as connection:
             stored = self.stored_in(connection)
             kept = self._destination if stored.destination is None else stored.destination
             updated = update(stored.secrets)
             self.replace_in(connection, StoredSecrets(updated, kept))
-        if self._audit is not None:  # afterwards: a secret that the service has renewed must not be lost
-            self._audit.renewed(changed_names(stored.secrets, updated))
+        return stored.secrets, updated
 
     def replace_in(self, connection: Connection, new: StoredSecrets) -> None:
         """Replace the secrets inside of the caller's transaction."""

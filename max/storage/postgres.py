@@ -183,6 +183,19 @@ def connect(url: str, label: str) -> psycopg.Connection[Any]:
     return raw
 
 
+def patiently(once: Callable[[], T]) -> T:
+    """What ``once`` returns, which blocks; it runs again while the server is away, for half a minute."""
+    waits = iter(WAITS)
+    while True:
+        try:
+            return once()
+        except StorageError as error:
+            wait = next(waits, None)
+            if wait is None or not is_lost(error.__cause__ or error):
+                raise
+        sleep(wait)
+
+
 def pool_of(url: str) -> Pool:
     """A pool of connections to the database of a URL."""
     return Pool(lambda: connect(url, label_of(url)))

@@ -15,11 +15,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from ..connector import Connector
 from ..core import Engine, SyncMeta
-from ..errors import LoaderFault, NotFound, StorageError, shown
+from ..errors import LoaderFault, NotFound, shown
 from ..model.entities import E, V
 from ..model.loaders import CollectionLoader, Env, In, Loader, Out, OutsideCall, RawLoader
 from ..model.query import Query, QueryPage
@@ -27,24 +27,19 @@ from ..model.settings import DEFAULTS, Settings
 from ..model.tasks import Task
 from ..model.values import is_id
 from ..upstream.conditions import Conditions, loading
-from ..upstream.connector_code import is_raised_by_connector
+from ..upstream.connector_code import is_raised_by_connector, our_storage
 from ..upstream.credentials import CredentialProvider, MemoryCredentials
 from ..upstream.operations import CallsStopped, Operation, OperationRunner
 from .kept_files import KeepsFiles, KeptFiles
 
 Clock = Callable[[], float]  # seconds since the epoch
 MOMENT = 1e-6  # seconds; about the smallest difference between two times in this century
-T = TypeVar("T")
 
 
 class RawCache:
-    """The values of raw loaders in one sync: each loads once, however many tasks need it.
-
-    ``storage_error`` is what the database raised when a loader last read from it.
-    """
+    """The values of raw loaders in one sync: each loads once, however many tasks need it."""
 
     def __init__(self) -> None:
-        self.storage_error: StorageError | None = None
         self._loads: dict[RawLoader[Any, Any], asyncio.Task[Any]] = {}
         self._waits_for: dict[RawLoader[Any, Any], list[RawLoader[Any, Any]]] = {}
         self._context = contextvars.copy_context()
@@ -171,30 +166,21 @@ class LoaderEnv(Env[Any]):
                 hint="env.stored takes an entity of the schema and an id: env.stored(Repository, parent.id)",
             )
         try:
-            return await self._of_storage(context.engine.load(entity.ref(id)))
+            with our_storage():
+                return await context.engine.load(entity.ref(id))
         except NotFound:
             hint = f"{who} asked for it: an earlier step must bring it, unless it is gone upstream"
             raise NotFound(entity.__name__, id, hint=hint) from None
 
     async def fetch(self, query: Query[E]) -> QueryPage[E]:
         """Stored rows as they are now."""
-        return await self._of_storage(self._sync_context.engine.fetch(query))
+        with our_storage():
+            return await self._sync_context.engine.fetch(query)
 
     async def keep(self, data: bytes) -> str:
         """Keep content in a file beside the database."""
-        return await self._of_storage(self._sync_context.files.keep(data))
-
-    async def _of_storage(self, work: Awaitable[T]) -> T:
-        """What comes of reading or writing here; its failure is none of the loader's."""
-        try:
-            return await work
-        except StorageError as error:
-            self._cache.storage_error = error
-            raise
-
-    def is_storage_error(self, error: BaseException) -> bool:
-        """Whether the database raised this when a loader of the sync read from it."""
-        return error is self._cache.storage_error
+        with our_storage():
+            return await self._sync_context.files.keep(data)
 
     async def _noticed(self, calling: Awaitable[Any]) -> Any:
         """A response; that a call did not begin is remembered, whatever the loader makes of it."""

@@ -26,7 +26,13 @@ from ..model.loaders import BatchLoader, CollectionLoader, Env, Loader, PageRequ
 from ..model.mapping import MappedRows, by_column, ids_of, narrowed, shapes_of
 from ..model.query import Batch, Page
 from ..model.values import is_id, is_text
-from ..upstream.connector_code import cause_of, fault_of, is_mistake, is_raised_by_connector
+from ..upstream.connector_code import (
+    cause_of,
+    fault_of,
+    is_mistake,
+    is_our_storage,
+    is_raised_by_connector,
+)
 from ..upstream.credentials import CredentialProvider
 from ..upstream.operations import CallsStopped
 from .context import LoaderEnv
@@ -103,6 +109,7 @@ class LoaderCaller:
         if isinstance(loader, BatchLoader):
             batch: Batch[Any] = await self._call(loader, refs, env)
             self._check_parts(loader, Batch, BATCH, batch, "")
+            _raise_ours(batch.failed)
             items, failed = batch.items, batch.failed
         else:
             one = await self._call(loader, refs[0], env)
@@ -124,6 +131,7 @@ class LoaderCaller:
         which = "the first page" if request.cursor is None else f"the page at {request.cursor[:60]!r}"
         where = f"; it was {which} of {of}"
         self._check_parts(loader, Page, PAGE, page, where)
+        _raise_ours(page.failed)
         if self._has_own_entities:
             page = page.replace(items=self._own(loader, page.items), also=self._own(loader, page.also))
         if isinstance(loader, CollectionLoader):
@@ -211,7 +219,7 @@ class LoaderCaller:
             if env.is_unchanged:
                 return Page.unchanged()
             cause = cause_of(error)
-            foreign = isinstance(cause, StorageError | LeaseLost) and not env.is_storage_error(cause)
+            foreign = isinstance(cause, StorageError | LeaseLost) and not is_our_storage(cause)
             if not is_mistake(cause) and not foreign:
                 raise cause from None
             raise fault_of(self._name, f"loader {loader.name}", cause, loader=loader.name) from error
@@ -252,6 +260,13 @@ class LoaderCaller:
             connector=self._name,
             loader=loader.name,
         )
+
+
+def _raise_ours(failed: Mapping[str, Exception]) -> None:
+    """No row has failed when Max could not read what it keeps: the task has."""
+    for error in failed.values():
+        if is_our_storage(error):
+            raise error
 
 
 def _cannot_sweep(loader: CollectionLoader[Any, Any, Any], request: PageRequest, page: Page[Any]) -> bool:

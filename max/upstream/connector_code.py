@@ -6,6 +6,9 @@ invalid declaration.
 
 Rule 2: SystemExit, KeyboardInterrupt and their like are errors too when the connector's code raised
 them.  When they end the process or the task from outside, they pass.
+
+Rule 3: a connector's code asks Max for secrets, permits and stored rows.  When Max cannot read or write
+them, that is no bug of the connector (``our_storage``).
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from ..errors import LoaderFault, MaxError, SchemaError, UnknownName, shown
+from ..errors import LoaderFault, MaxError, SchemaError, StorageError, UnknownName, shown
 
 T = TypeVar("T")
 BUG = "this is a bug of the connector"
@@ -59,6 +62,21 @@ def connector_code(connector: str, what: str) -> Iterator[None]:
         if cause is error:
             raise
         raise cause from None
+
+
+@contextmanager
+def our_storage() -> Iterator[None]:
+    """Inside, Max reads or writes what it keeps, for a connector's code."""
+    try:
+        yield
+    except StorageError as error:
+        error.is_ours = True
+        raise
+
+
+def is_our_storage(error: BaseException) -> bool:
+    """Whether it is that which failed, and not what the connector itself reads."""
+    return isinstance(error, StorageError) and error.is_ours
 
 
 def cause_of(error: BaseException) -> BaseException:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 from ..errors import BadCredentials, SyncTokenRefused, UnknownName
+from .connector_code import our_storage
 from .hosts import NOWHERE, Hosts
 from .redaction import SHORTEST, Redactor, sealed_names, unsealed
 
@@ -148,7 +149,8 @@ class CredentialProvider:
     async def find(self, credential: Credential) -> Secret | None:
         """The secret, or None when it is missing."""
         self._check(credential)
-        text = await self._store.get(credential.name)
+        with our_storage():
+            text = await self._store.get(credential.name)
         return None if text is None else self._remembered(credential, Secret(text))
 
     async def save(self, secrets: Mapping[Credential, Secret]) -> None:
@@ -156,11 +158,16 @@ class CredentialProvider:
         for credential, secret in secrets.items():
             self._check(credential)
             self._remembered(credential, secret)
-        await self._store.update({one.name: secret.reveal() for one, secret in secrets.items()})
+        with our_storage():
+            await self._store.update({one.name: secret.reveal() for one, secret in secrets.items()})
 
-    def renewal_lock(self) -> AbstractAsyncContextManager[None]:
+    @asynccontextmanager
+    async def renewal_lock(self) -> AsyncIterator[None]:
         """The lock for renewing secrets; see CredentialStore."""
-        return self._store.renewal_lock()
+        async with AsyncExitStack() as held:
+            with our_storage():
+                await held.enter_async_context(self._store.renewal_lock())
+            yield
 
     def keep_out(self, name: str, text: str) -> None:
         """Keep a secret that the connector made, such as a session's, out of what is written."""

@@ -65,6 +65,7 @@ from ..errors import (
 from ..model.loaders import Env, In, Out
 from ..model.middleware import Middleware, around
 from ..model.query import C
+from .connector_code import our_storage
 
 POLITE = 8  # calls that a limit allows at once, before it has learned that the service takes more
 FAILURE_KEPT = 60.0  # seconds for which a failed renewal of a credential is not tried again
@@ -588,7 +589,8 @@ class OperationRunner:
     async def _attempt(self, call: Call) -> Any:
         operation = call.operation
         permit = partial(self._flow.acquire, operation, max_wait=operation.retry.max_wait)
-        await self._unless_stopped(operation.limit, permit)
+        with our_storage():  # where limits are shared
+            await self._unless_stopped(operation.limit, permit)
         outer = _UNDER_WAY.set((self._flow, operation))
         _LAST_ATTEMPT.set(call)
         self._under_way += 1

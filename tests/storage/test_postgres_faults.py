@@ -27,8 +27,10 @@ from max.errors import (
     StorageTimeout,
     StorageUnreachable,
 )
+from max.installations.encryption import keys_from, new_key
 from max.model.tasks import Status
 from max.project import Project
+from max.projects.database import ProjectDatabase
 from max.storage import postgres
 from max.storage.postgres import PostgresDatabase
 from tests.postgres_server import START, Server, binaries, server, unprivileged
@@ -171,6 +173,36 @@ def test_a_sync_goes_on_by_itself_after_the_server_was_started_again(own: Server
 
     asyncio.run(main())
     assert stored(own, name) == stored(own, "whole")
+
+
+@pytest.mark.parametrize("use", ["read", "change", "renew"])
+def test_secrets_can_be_used_after_the_server_was_started_again(
+    own: Server, name: str, use: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEST_KEY", new_key())
+    project = ProjectDatabase.open(own.url, create=True, keys=lambda: keys_from("env:TEST_KEY"))
+    secrets = project.credentials(project.add("acme", name, {}, {"token": "old"}, now=time.time()))
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            own.start()
+
+    async def renew() -> None:
+        async with secrets.renewal_lock():
+            await secrets.set("token", "new")
+
+    uses = {
+        "read": lambda: secrets.get("token"),
+        "change": lambda: secrets.set("token", "new"),
+        "renew": renew,
+    }
+    monkeypatch.setattr(postgres, "sleep", wait)
+    own.stop()
+    asyncio.run(uses[use]())
+    assert (len(waits), secrets.read()["token"]) == (3, "old" if use == "read" else "new")
+    project.close()
 
 
 def test_a_sync_whose_server_stays_away_says_so_and_the_next_one_goes_on(
