@@ -88,10 +88,15 @@ def folder_findings(project: ProjectManager, root: Path) -> Iterator[Finding]:
     place = root / FOLDER
     patterns = ("*", *(f"{INSTALLATIONS}/{'/'.join('*' * depth)}" for depth in (1, 2, 3)))
     paths = [place, *(one for pattern in patterns for one in place.glob(pattern))]
+    lost = [f"{one} → {one.readlink()}" for one in paths if one.is_symlink() and not one.exists()]
+    paths = [one for one in paths if one.exists()]
     unread = [str(one) for one in paths if not os.access(one, os.R_OK | os.X_OK * one.is_dir())]
     unwritten = [str(one) for one in paths if not os.access(one, os.W_OK)]
     hint = f"as its owner: chmod -R u+rwX {place}"
-    if unread:
+    if lost:
+        way = "mount its disk or mend the link before the next sync, which makes a new file there"
+        yield problem("files", f"a link leads to what is not there: {few(lost)}", way)
+    elif unread:
         yield problem("files", f"this user cannot read {few(unread)}", hint)
     elif unwritten:
         fact = f"this user cannot write {few(unwritten)}: the project can be asked, and not synced"

@@ -311,6 +311,19 @@ def test_a_file_that_cannot_be_read_is_a_problem(synced: Cli, tmp_path: Path) ->
     assert "data" in rows
 
 
+def test_a_link_to_a_disk_that_is_not_there_is_a_problem(synced: Cli, tmp_path: Path) -> None:
+    path = data_of().file
+    assert path is not None
+    path.rename(tmp_path / "data.db")
+    path.symlink_to(tmp_path / "disk" / "data.db")
+    row = found(synced)["files"]
+    assert (row["level"], row["fact"]) == (
+        "problem",
+        f"a link leads to what is not there: {path} → {tmp_path}/disk/data.db",
+    )
+    assert "before the next sync, which makes a new file there" in row["hint"]
+
+
 def test_a_project_that_every_user_may_write_can_only_be_asked(synced: Cli, tmp_path: Path) -> None:
     (tmp_path / ".max").chmod(0o777)
     assert found(synced)["owner"]["level"] == "warning"
