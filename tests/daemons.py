@@ -24,6 +24,15 @@ from max.serve.daemon_folder import PID
 ROOT = Path(__file__).parent.parent
 
 
+class Begun(subprocess.Popen[str]):
+    """A process that ends when the block which it is for fails: it would be waited for without an end."""
+
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
+        if kind is not None:
+            self.kill()
+        super().__exit__(kind, *error)
+
+
 class Home:
     """A folder for daemons, and the project in it; every process that becomes a daemon there is known."""
 
@@ -44,7 +53,7 @@ class Home:
     def begin(self, *words: str, **settings: Any) -> subprocess.Popen[str]:
         """Start a command; its streams are pipes."""
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(
+        return Begun(
             self.command(*words), **{"cwd": self.project, "env": self.environment, **pipes, **settings}
         )
 

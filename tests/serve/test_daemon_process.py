@@ -50,9 +50,9 @@ def greeting(home: Home) -> object:
         connection.settimeout(PATIENCE)
         try:
             connection.connect(str(home.socket()))
-        except OSError:
+            return json.loads(connection.makefile().readline())
+        except (OSError, ValueError):  # it ends, or has not made its folder yet
             return None
-        return json.loads(connection.makefile().readline())
 
 
 class TestLife:
@@ -202,6 +202,14 @@ class TestLogs:
 
 def greeting_of(home: Home) -> object:
     return (home.home / "daemons").exists() and greeting(home)
+
+
+def test_a_folder_without_a_daemon_is_waited_for_and_a_block_that_fails_ends_its_process(home: Home) -> None:
+    (home.home / "daemons").mkdir(exist_ok=True)
+    assert greeting_of(home) is None
+    with pytest.raises(ValueError, match="of the block"), home.begin("daemon", "run") as process:
+        raise ValueError("of the block")
+    assert process.returncode == -signal.SIGKILL
 
 
 OLDER = """
