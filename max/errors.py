@@ -450,13 +450,10 @@ class KeyWrong(ProjectError):
 
 
 class StorageError(MaxError):
-    """The database cannot answer.
-
-    ``is_ours``: a connector's code asked Max for something that is kept there, and is not to blame.
-    """
+    """The database cannot answer."""
 
     code = "storage"
-    is_ours = False
+    is_ours = False  # a connector's code asked Max for what is kept there, and is not to blame
 
 
 class StorageEmpty(StorageError):

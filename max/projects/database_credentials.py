@@ -20,7 +20,6 @@ from ..installations.files import changed_names
 from ..installations.secret_store import GIVEN, SecretStore
 from ..model.settings import InstallationInfo
 from ..storage import postgres_project as rows
-from ..storage.postgres import patiently
 from ..storage.postgres_project import SealedSecret
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ class DatabaseCredentials(SecretStore):
         """Hold the lock for renewing secrets; a thread waits for it, not the event loop."""
         held = ExitStack()
         try:
-            await in_thread(lambda: patiently(lambda: held.enter_context(self.blocking_renewal_lock())))
+            await in_thread(lambda: rows.patiently(lambda: held.enter_context(self.blocking_renewal_lock())))
             self._recorded = False
             yield
         finally:
@@ -89,7 +88,7 @@ class DatabaseCredentials(SecretStore):
             with self._database.reader() as connection, rows.translated(self._database.label):
                 return self.stored_in(connection)
 
-        return patiently(once)
+        return rows.patiently(once)
 
     def stored_in(self, connection: Connection) -> StoredSecrets:
         """The same inside of the caller's transaction."""
@@ -115,7 +114,7 @@ class DatabaseCredentials(SecretStore):
 
     def change(self, update: Callable[[dict[str, str]], dict[str, str]]) -> None:
         """Replace the secrets by what ``update`` returns for them; blocks until they are stored."""
-        before, after = patiently(lambda: self._changed(update))
+        before, after = rows.patiently(lambda: self._changed(update))
         if self._audit is not None:  # afterwards: a secret that the service has renewed must not be lost
             self._audit.renewed(changed_names(before, after))
 

@@ -86,6 +86,17 @@ def _tried(check: str, work: Callable[[], Iterable[Finding]]) -> list[Finding]:
 def folder_findings(project: ProjectManager, root: Path) -> Iterator[Finding]:
     """What is found of the files of a project, whose folder is ``root``."""
     place = root / FOLDER
+    yield _files_finding(place)
+    try:
+        project.refuse_foreign()
+    except ProjectUntrusted as error:
+        yield failed("owner", error, Level.WARNING)
+    yield from _tried("audit", lambda: audit_findings(project.audit_database()))
+    yield _room(place, max((project.database(one).size() for one in project.installations()), default=0))
+
+
+def _files_finding(place: Path) -> Finding:
+    """Whether this user can read and write what is in a project's folder."""
     patterns = ("*", *(f"{INSTALLATIONS}/{'/'.join('*' * depth)}" for depth in (1, 2, 3)))
     paths = [place, *(one for pattern in patterns for one in place.glob(pattern))]
     lost = [f"{one} → {one.readlink()}" for one in paths if one.is_symlink() and not one.exists()]
@@ -95,20 +106,13 @@ def folder_findings(project: ProjectManager, root: Path) -> Iterator[Finding]:
     hint = f"as its owner: chmod -R u+rwX {place}"
     if lost:
         way = "mount its disk or mend the link before the next sync, which makes a new file there"
-        yield problem("files", f"a link leads to what is not there: {few(lost)}", way)
-    elif unread:
-        yield problem("files", f"this user cannot read {few(unread)}", hint)
-    elif unwritten:
+        return problem("files", f"a link leads to what is not there: {few(lost)}", way)
+    if unread:
+        return problem("files", f"this user cannot read {few(unread)}", hint)
+    if unwritten:
         fact = f"this user cannot write {few(unwritten)}: the project can be asked, and not synced"
-        yield warning("files", fact, hint)
-    else:
-        yield Finding("files", f"this user can read and write {place}")
-    try:
-        project.refuse_foreign()
-    except ProjectUntrusted as error:
-        yield failed("owner", error, Level.WARNING)
-    yield from _tried("audit", lambda: audit_findings(project.audit_database()))
-    yield _room(place, max((project.database(one).size() for one in project.installations()), default=0))
+        return warning("files", fact, hint)
+    return Finding("files", f"this user can read and write {place}")
 
 
 def _room(place: Path, largest: int) -> Finding:

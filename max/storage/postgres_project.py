@@ -17,6 +17,7 @@ from ..model.values import Json
 from .catalogue import has_part, is_catalogued, migrate
 from .database import Connection, decoding, quoted
 from .postgres import EXISTS, lock_number
+from .postgres import patiently as patiently
 from .postgres import translated as translated
 from .postgres_work import LOST_PROCESSES, SHARES_END, WORK_TABLES
 
