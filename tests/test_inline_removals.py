@@ -86,6 +86,24 @@ def test_with_a_row_go_the_members_that_only_it_named() -> None:
     play(body)
 
 
+def test_with_a_row_that_was_long_missing_goes_a_member_that_another_row_had_since() -> None:
+    """While a group may not be read, an item that is gone from the other one may be in it."""
+
+    async def body(world: World) -> None:
+        await furnished(world)
+        world.upstream.put("t1", {(TAGS, "i3")})
+        world.upstream.delete("i1")
+        world.forbidden.add("g0")
+        await world.sync(Sync(options=ALLOWED))
+        assert "i1/t1" in (await tags(world))["members"]
+        world.forbidden.clear()
+        world.upstream.delete("t1")
+        await world.sync(Sync(options=ALLOWED))
+        assert await world.state() == world.upstream.state()
+
+    play(body)
+
+
 def test_a_row_that_returns_names_its_members_again() -> None:
     async def body(world: World) -> None:
         await furnished(world)

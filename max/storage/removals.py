@@ -32,11 +32,11 @@ Had c left Q between 09:59 and 10:02, it would be missing since the second look 
 the next sync.
 
 **What hangs together.**  With a row go the rows that only it held: those whose every listing is of a
-parent that goes, and that no other response has brought since that is missing.  They count as missing
-when the second look begins, are looked for like the others, and are removed in the same transaction;
-or all of them stay, when one of them may be elsewhere or when so many rows are missing that a person
-is asked first.  A field of a visible row keeps whom it names, as their lines say (``NAMED_ONLY``), but
-not when that row goes as well.
+parent that goes, and that no other response of this sync has brought since that is missing.  They count
+as missing when the second look begins, are looked for like the others, and are removed in the same
+transaction; or all of them stay, when one of them may be elsewhere or when so many rows are missing
+that a person is asked first.  A field of a visible row keeps whom it names, as their lines say
+(``NAMED_ONLY``), but not when that row goes as well.
 
 **What a lost row still says.**  A field may name the parent whose listing has lost the row
 (``Many(by=Task.project)``).  When another response shows the row, that value is older than the proof
@@ -570,7 +570,7 @@ class Removals(RenameOwner):
             found = connection.execute(mapping.sql(MISSING), values).fetchall()
             marked[name] = {row: (since, by) for row, since, by, _ in found}
             free[name] = {row: since for row, since, _, held in found if not held}
-        missing = self._going(connection, free)
+        missing = self._going(connection, scope, free)
         evidence = {name: self._evidence.read(connection, name, scope, missing) for name in missing}
         gone = {
             name: {
@@ -581,13 +581,14 @@ class Removals(RenameOwner):
             for name, rows in marked.items()
         }
         certain = _among(free, gone)
-        proven = self._going(connection, certain, gone)
-        kept = self._kept(self._going(connection, _among(certain, proven), inline=False), proven)
+        proven = self._going(connection, scope, certain, gone)
+        kept = self._kept(self._going(connection, scope, _among(certain, proven), inline=False), proven)
         return missing, {name: rows for name, rows in proven.items() if name not in kept}, evidence
 
     def _going(
         self,
         connection: Connection,
+        scope: DeletionScope,
         rows: Mapping[str, Rows],
         only: Mapping[str, Collection[int]] | None = None,
         *,
@@ -596,7 +597,7 @@ class Removals(RenameOwner):
         """As _with_children, without rows that others name by a field, which stay, and what those hold."""
         kept: dict[str, set[int]] = {}
         while True:
-            found = self._with_children(connection, rows, only, but=kept, inline=inline)
+            found = self._with_children(connection, scope, rows, only, but=kept, inline=inline)
             named = {name: self._named_by_others(connection, name, found) for name in found}
             if not any(named.values()):
                 return found
@@ -655,6 +656,7 @@ class Removals(RenameOwner):
     def _with_children(
         self,
         connection: Connection,
+        scope: DeletionScope,
         rows: Mapping[str, Rows],
         only: Mapping[str, Collection[int]] | None = None,
         *,
@@ -663,7 +665,8 @@ class Removals(RenameOwner):
     ) -> dict[str, Rows]:
         """Some rows, and those (of ``only`` these) whose every listing is of such a row as its parent.
 
-        ``inline``: also those that such a row names itself.  None of ``but`` these.
+        ``inline``: also those that such a row names itself.  None of ``but`` these.  What an earlier sync
+        has brought may be gone since: the looks of this one find it, as they find rows that are missing.
         """
         left = {name: rows[name].keys() - set(but.get(name, ())) for name in rows}
         found = {name: some for name, some in _among(rows, left).items() if some}
@@ -682,7 +685,7 @@ class Removals(RenameOwner):
                 if {id for (id,) in listings} <= lost.setdefault(child, set()):
                     continue
                 lost[child] |= {id for (id,) in listings}
-                since = max(parents.values())
+                since = max(scope.since, *parents.values())
                 held = self._held_only_by(connection, many.child, lost[child], since)
                 new = held - found.get(child, {}).keys() - set(but.get(child, ()))
                 new = new if only is None else new & set(only.get(child, ()))
