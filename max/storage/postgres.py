@@ -72,7 +72,7 @@ WAITS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 6.4, 6.4)  # seconds between t
 IDLE = 15  # seconds for which a transaction under a lease may wait for its process
 # A serialisation failure, a deadlock; a prepared statement whose table was changed, or that is gone.
 CONFLICTS = ("40001", "40P01", *STALE)
-MOST_CONFLICTS = 5  # in a row, after which the error is the caller's
+MOST_CONFLICTS = 5  # of one transaction, after which the error is the caller's
 
 
 class PostgresConnection:
@@ -183,16 +183,22 @@ def connect(url: str, label: str) -> psycopg.Connection[Any]:
     return raw
 
 
-def patiently(once: Callable[[], T]) -> T:
-    """What ``once`` returns, which blocks; it runs again while the server is away, for half a minute."""
-    waits = iter(WAITS)
+def patiently(once: Callable[[], T], *, repeats: int | None = None, conflicts: int = 0) -> T:
+    """What ``once`` returns, which blocks; it runs again while the server is away, for half a minute.
+
+    At most ``repeats`` times; also after each of some ``conflicts`` with other transactions.
+    """
+    waits = iter(WAITS[:repeats])
     while True:
         try:
             return once()
         except StorageError as error:
+            cause = error.__cause__ or error
+            is_conflict = state_of(cause) in CONFLICTS
             wait = next(waits, None)
-            if wait is None or not is_lost(error.__cause__ or error):
+            if wait is None or not (is_lost(cause) or (is_conflict and conflicts > 0)):
                 raise
+            conflicts -= is_conflict
         sleep(wait)
 
 
@@ -557,21 +563,12 @@ class _Session:
 
     def _again(self, once: Callable[[], T]) -> T:
         """What ``once`` returns; after a conflict or a lost connection it runs again."""
-        conflicts, waits = 0, iter(WAITS)
-        while True:
-            try:
-                with translated(self._label):
-                    return once()
-            except StorageError as error:
-                cause = error.__cause__
-                if not isinstance(cause, DIALECT.errors):
-                    raise
-                conflicts += state_of(cause) in CONFLICTS
-                wait = next(waits, None)
-                is_conflict = state_of(cause) in CONFLICTS and conflicts < MOST_CONFLICTS
-                if wait is None or not (is_conflict or is_lost(cause)):
-                    raise
-            sleep(wait)
+
+        def clearly() -> T:
+            with translated(self._label):
+                return once()
+
+        return patiently(clearly, conflicts=MOST_CONFLICTS - 1)
 
     def begin(self, how: str) -> PostgresConnection:
         """Begin a transaction; a writing one has the schema's lock."""

@@ -28,14 +28,13 @@ All times are those of the server, ``clock_timestamp()``, so clocks of hosts do 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from ..errors import StorageCorrupt, StorageError
+from ..errors import StorageCorrupt
 from ..model.values import Json
 from .database import NONSENSE, quoted
-from .postgres import DIALECT, WAITS, PostgresConnection, connect, translated
+from .postgres import DIALECT, PostgresConnection, connect, patiently, translated
 from .postgres_dialect import NOW, is_lost
 from .postgres_pool import Pool
 
@@ -345,26 +344,22 @@ class WorkTable:
 
     def _again(self, once: Callable[[psycopg.Connection[Any]], T], *, patient: bool = True) -> T:
         """What ``once`` returns; it runs again on a new connection after one was lost."""
-        waits = iter(WAITS if patient else WAITS[:1])
+        return patiently(lambda: self._on_any(once), repeats=None if patient else 1)
+
+    def _on_any(self, once: Callable[[psycopg.Connection[Any]], T]) -> T:
+        """What ``once`` returns on a connection of the pool: one that was used may be lost long ago."""
         while True:
-            was_used = False
-            try:
-                with translated(self._label):
-                    raw, was_used = self._pool.take()
-                    try:
-                        result = once(raw)
-                    except BaseException:
-                        raw.close()
+            with translated(self._label):
+                raw, was_used = self._pool.take()
+                try:
+                    result = once(raw)
+                except BaseException as error:
+                    raw.close()
+                    if not (was_used and is_lost(error)):
                         raise
+                else:
                     self._pool.give(raw)
                     return result
-            except StorageError as error:
-                if not is_lost(error.__cause__ or error):
-                    raise
-                wait = 0.0 if was_used else next(waits, None)  # it may have been lost long ago
-                if wait is None:
-                    raise
-            time.sleep(wait)
 
 
 class Listener:
