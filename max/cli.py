@@ -33,7 +33,7 @@ AS_JSON = ("json", "ndjson")  # the formats in which errors are JSON
 LEADING = ("--project", "--output", "--json", "--quiet", "--direct")  # may come before the command
 ATTACHED = ("-C", "--project=", "-o", "--output=")  # how an option begins that holds its value
 
-# By name: the group in the overview, the module below commands/, and a summary.  The module
+# By name: the group in the overview, the module below commands/ (or its path), and a summary.  The module
 # has ``configure_NAME``, which adds the command's options, and ``run_NAME``, which answers.
 COMMANDS = {
     "init": ("Set up", "setup", "create a project in a folder"),
@@ -95,7 +95,7 @@ COMMANDS = {
         "begin a connector, from answers or a description",
     ),
     "connector check": ("Write connectors", "connector_check", "say what is wrong with a connector"),
-    "connector test": ("Write connectors", "connector", "try a connector against a fake service"),
+    "connector test": ("Write connectors", "testing.command", "try a connector against a fake service"),
 }
 # Commands that read, and leave everything as it is: a daemon that is running may answer them.
 FORWARDED = frozenset(
@@ -302,7 +302,7 @@ def found_command(command: str) -> tuple[Callable[[Options], Answer], Parser]:
     from .commands.parser import command_parser
 
     _, home, summary = COMMANDS[command]
-    module = import_module(f".commands.{home}", __package__)
+    module = import_module(f".{home}" if "." in home else f".commands.{home}", __package__)
     name = command.replace(" ", "_").replace("-", "_")
     return getattr(module, f"run_{name}"), command_parser(
         command, summary, getattr(module, f"configure_{name}")

@@ -11,8 +11,8 @@
     >>> dict(upstream.served)  # once synced: {"/things": 1, "/things?cursor=page-1": 1}
     {}
 
-The service is a real HTTP server on a local port, in the caller's event loop.  Of Max itself, only
-``max connector test`` imports this package.  docs/testing.md shows how the parts fit together.
+The service is a real HTTP server on a local port, in the caller's event loop.  The command
+``max connector test`` is here as well.  docs/testing.md shows how the parts fit together.
 """
 
 from .clock import START, FakeClock
