@@ -12,6 +12,7 @@ from tests.upstream_model import KINDS, TAGS, Item, Tag
 from tests.upstream_world import Event, Sync, World, change, play
 
 FURNISHED = (*(Event("group", n) for n in range(2)), *(Event("item", n, n) for n in range(6)))
+TENTH = 10  # request of a sync: for the nick of the third tag
 ALLOWED = SyncOptions(allow_removals=True)
 
 
@@ -116,6 +117,30 @@ def test_a_row_that_returns_names_its_members_again() -> None:
         assert await tags(world) == {"tags": {"id=t1", "id=t2"}, "members": {"i1/t1", "i2/t2", "i3/t2"}}
 
     play(body)
+
+
+def test_a_member_that_returned_by_its_id_alone_is_removed_again_once_it_is_gone() -> None:
+    """A retry of an older sync asks for it; no row names it then."""
+
+    async def body(world: World) -> None:
+        await furnished(world)
+        world.upstream.create(Tag, "t3", (TAGS, "i1"))
+        await world.sync(Sync(during={TENTH: Event("denied")}))
+        assert world.requests[-1].name == "Tag.nick"
+        places = world.upstream.things["t3"].places
+        world.upstream.delete("t3")
+        await world.sync(Sync(options=ALLOWED))
+        assert "id=t3" not in (await tags(world))["tags"]
+        world.upstream.create(Tag, "t3", *places)
+        await world.sync(Sync(retry=1))
+        assert "id=t3" in (await tags(world))["tags"]
+        world.upstream.delete("t3")
+        result = await world.sync(Sync(options=ALLOWED))
+        assert result is not None
+        assert result.status is Status.COMPLETED
+        assert await world.state() == world.upstream.state()
+
+    play(body, nicks=("listed", "listed", "listed", "one"))
 
 
 def test_many_members_that_are_gone_at_once_wait_for_a_person() -> None:

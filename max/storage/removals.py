@@ -8,7 +8,8 @@ before it.
 
 **What is recorded.**  A row that loses its last membership gets a line in ``_max_missing``: since
 when it is missing, which listing lost it, and when a later response brought it all the same.  It
-stays visible.  A listing that shows the row deletes the line.
+stays visible.  A listing that shows the row deletes the line.  A removed row that returns since it
+was asked for by its id is missing as well: it exists, and no listing would show that it is gone.
 
 **The invariant.**  A missing row is removed only when it cannot be anywhere.  With one listing that
 could hold it, that one's own word is enough, since a membership ends with proof only (see
@@ -214,6 +215,7 @@ REMOVE_DEPENDENTS = f"""
        AND NOT EXISTS (SELECT 1 FROM _max_membership AS k WHERE k.child = _row AND k.listing IN {LISTINGS})
     RETURNING _id
 """
+REMOVED = "SELECT _id FROM {table} WHERE _removed_at IS NOT NULL AND _id IN {set:ids}"
 COUNT_VISIBLE = "SELECT count(*) FROM {table} WHERE _removed_at IS NULL AND _id IN {set:ids}"
 IS_MISSING = """
     SELECT _row, EXISTS (SELECT 1 FROM _max_missing WHERE entity = :entity AND row = _row)
@@ -381,6 +383,16 @@ class Removals(RenameOwner):
                 bitmap, bit = mapping.place(name)
                 sql = FORGET_PARENT.format(field=quoted(name), bitmap=quoted(bitmap), bit=bit)
                 connection.execute(mapping.sql(sql), {"at": at, "ids": connection.dialect.array(ids)})
+
+    def removed_of(
+        self, connection: Connection, mapping: TableMapping[Any], groups: Sequence[EncodedRows]
+    ) -> list[str]:
+        """The ids of those of some rows that are removed; of an entity that listings can lose."""
+        collections = self.schema.collections_of(mapping.entity)
+        if not any(many.inline or self.resolver.is_listed(many) for many in collections):
+            return []
+        ids = connection.dialect.array(chain.from_iterable(rows.ids for rows in groups))
+        return [id for (id,) in connection.execute(mapping.sql(REMOVED), {"ids": ids})]
 
     def mark_unlisted(
         self, connection: Connection, mapping: TableMapping[Any], at: float, groups: Sequence[EncodedRows]

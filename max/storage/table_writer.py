@@ -190,8 +190,9 @@ class TableWriter(Tables):
     ) -> list[WriteResult] | None:
         """Store alike deliveries together; None, and nothing is stored, when each needs a look of its own.
 
-        That is when a row comes twice, is invalid or too large, or when of some row a value is stored that
-        came meanwhile, or the proof that it is missing: all this depends on the times of the one response.
+        That is when a row comes twice, is invalid, too large or removed, or when of some row a value is
+        stored that came meanwhile, or the proof that it is missing: all this depends on the times of the one
+        response.
         """
         came = joined_rows([cast("MappedRows[Entity]", one.entities) for one in deliveries])
         mapping, (rows, invalid) = self.mapping(came.entity), came.encoded()
@@ -202,6 +203,7 @@ class TableWriter(Tables):
             or len(set(rows.ids)) < len(rows.ids)
             or too_large(connection, mapping, rows)
             or self.removals.has_missing(connection, mapping.entity)
+            or self.removals.removed_of(connection, mapping, [rows])
             or any(
                 self.freshness.stored_meanwhile(connection, mapping, rows.ids, earliest, moved, latest=latest)
             )
@@ -343,7 +345,10 @@ class TableWriter(Tables):
         elif delivery.changes is not None:
             self._mark_uncovered(connection, mapping, groups, delivery.changes.feed, delivery.requested_at)
         came, mark = validated._replace(groups=groups), _mark_of(delivery)
+        by_ids = at is not None and listing is None and delivery.changes is None
+        returning = self.removals.removed_of(connection, mapping, groups) if by_ids else []
         unsure = self._write_groups(connection, came, at, position, moved_at, mark)
+        self._look_for(connection, mapping, returning, delivery.requested_at)
         if unsure.ids and position is not None:
             self.membership.list_in_full(connection, position, at=moved_at)
         return number, unsure

@@ -76,8 +76,9 @@ MISSING = [
 ]
 SLOW = [page(*(Post(id, title="w", team=TEAM) for id in IDS), at=3.0, came=22.0)]
 REMOVED = [Delivery([], 15.0, removed=[Post.ref("a")]), Delivery([], 25.0, removed=[Person.ref("c")])]
+GONE = [MISSING[0], Delivery([], 4.0, removed=[Post.ref(id) for id in "abcd"])]
 BEFORE = st.sampled_from(
-    [[], ROWS, MISSING, [*MISSING, *ROWS], [*ROWS, *REMOVED], SLOW, SLOW]
+    [[], ROWS, MISSING, [*MISSING, *ROWS], [*ROWS, *REMOVED], SLOW, SLOW, GONE]
 )  # is stored already
 LATE = st.integers(5, 40).map(
     lambda at: Delivery([kind(id, **{FIELDS[kind][0]: "l"}) for kind in FIELDS for id in IDS], at - 0.5)
