@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bench.records import ended, running
@@ -77,6 +77,9 @@ MISSING = [
 SLOW = [page(*(Post(id, title="w", team=TEAM) for id in IDS), at=3.0, came=22.0)]
 REMOVED = [Delivery([], 15.0, removed=[Post.ref("a")]), Delivery([], 25.0, removed=[Person.ref("c")])]
 GONE = [MISSING[0], Delivery([], 4.0, removed=[Post.ref(id) for id in "abcd"])]
+RETURNING = [
+    Delivery(by_column([Post(id, title="x")]), at, sync="s") for id, at in (("a", 10.0), ("b", 12.0))
+]
 BEFORE = st.sampled_from(
     [[], ROWS, MISSING, [*MISSING, *ROWS], [*ROWS, *REMOVED], SLOW, SLOW, GONE]
 )  # is stored already
@@ -129,6 +132,7 @@ def test_rows_and_their_ages_are_those_of_deliveries_that_are_stored_one_by_one(
 
         @settings(max_examples=20)
         @given(BEFORE, deliveries(), LATE)
+        @example(GONE, RETURNING, Delivery([], 30.0))
         def check(before: Sequence[Delivery], some: Sequence[Delivery], late: Delivery) -> None:
             expected = stored(connection, tables, before, *([one] for one in some), [late])
             assert stored(connection, tables, before, some, [late]) == expected
