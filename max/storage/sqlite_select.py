@@ -406,7 +406,8 @@ def _name(word: str) -> str:
 def _views(connection: Any) -> dict[str, str]:
     """The text of every view, under its name, and under its schema's and its name."""
     found: dict[str, str] = {}
-    schemas = [row[1] for row in connection.execute("PRAGMA database_list")]
+    # By name alone: the file's place need not be UTF-8 text.
+    schemas = [name for (name,) in connection.execute("SELECT name FROM pragma_database_list")]
     for schema in sorted(schemas, key=lambda one: one not in OWN):  # as SQLite looks for a name
         for name, sql in connection.execute(
             f"SELECT name, sql FROM {quoted(schema)}.sqlite_master WHERE type = 'view'"
@@ -590,7 +591,9 @@ def tables(connection: Any) -> list[TableShape]:
     for row in connection.execute("PRAGMA table_list").fetchall():
         place, name, kind = row[:3]
         if kind != "shadow" and not name.startswith(("_", "sqlite_")):
-            columns = connection.execute(f"PRAGMA {quoted(place)}.table_xinfo({quoted(name)})").fetchall()
+            columns: list[Any] = []
+            with suppress(sqlite3.OperationalError):  # a view that names what is not there has none
+                columns = connection.execute(f"PRAGMA {quoted(place)}.table_xinfo({quoted(name)})").fetchall()
             sql = f"SELECT sql FROM {quoted(place)}.sqlite_master WHERE name = ?"
             (definition,) = connection.execute(sql, (name,)).fetchone()
             schema = "" if place in OWN else place

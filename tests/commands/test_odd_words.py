@@ -235,6 +235,8 @@ def test_a_project_may_lie_in_a_folder_whose_name_is_not_utf_8(
     assert cli("init", place, "-o", "json").data == {"project": place, "created": True}
     assert cli("-C", place, "sync", "acme:default").status == 0
     assert cli("count", "acme", "AcmeUser", "-C", place).out == "20\n"
+    assert "20" in cli("sql", "acme", "SELECT count(*) FROM acme_user", "-C", place).out
+    assert "AcmeUser" in cli("guide", "-C", place).out
 
 
 def test_names_and_descriptions_control_no_terminal(

@@ -276,6 +276,22 @@ def test_a_view_of_the_owner_may_do_no_more(file: Path, tmp_path: Path) -> None:
             reader.sql("SELECT * FROM v27")
 
 
+def test_a_view_of_the_owner_that_names_what_is_gone_is_no_damage(file: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "data.db"
+    with closing(sqlite3.connect(file)) as old, closing(sqlite3.connect(copy)) as new:
+        old.backup(new)
+        new.execute("CREATE VIEW dangling AS SELECT * FROM gone")
+        new.execute("CREATE VIEW narrow AS SELECT lacking FROM acme_task")
+    with open_sql({"acme:default": SqliteDatabase(copy)}) as reader:
+        with pytest.raises(InvalidSql, match="no such table: acme_taks") as misspelt:
+            reader.sql("SELECT 1 FROM acme_taks")
+        assert "did you mean: acme_task" in misspelt.value.hint
+        with pytest.raises(InvalidSql, match=r"no such table: main\.gone"):
+            reader.sql("SELECT * FROM dangling")
+        with pytest.raises(InvalidSql, match="no such column: lacking"):
+            reader.sql("SELECT * FROM narrow")
+
+
 # -- how much it may take -------------------------------------------------------------------------
 
 
