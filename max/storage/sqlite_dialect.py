@@ -89,11 +89,13 @@ ERRORS: dict[int, tuple[type[StorageError], str]] = {
 SIGNS_OF_DAMAGE = (
     "Could not decode to UTF-8",
     "JSON cannot hold BLOB values",
-    "invalid fts5 file format",
     "malformed",
     "no such column",
     "no such table",
 )
+
+CORRUPT_INDEX = 267  # SQLITE_CORRUPT_VTAB, which FTS5 alone gives here
+SIGNS_OF_DAMAGED_INDEX = ("invalid fts5 file format", "vtable constructor failed: _max_find")
 
 # After these, SQLite's transaction cannot be trusted or will fail again: one statement is not at fault.
 FATAL = frozenset(
@@ -357,7 +359,9 @@ class SqliteDialect(Dialect):
             return StorageCorrupt(f"{path}: {problem}", hint=DAMAGED, path=path)
         code = getattr(error, "sqlite_errorcode", 0)
         kind, hint = ERRORS.get(code) or ERRORS.get(primary_code(error), (StorageError, ""))
-        if str(error).startswith(SIGNS_OF_DAMAGE):
+        if code == CORRUPT_INDEX or str(error).startswith(SIGNS_OF_DAMAGED_INDEX):
+            kind, hint = StorageCorrupt, "only its index of words is damaged: max find --rebuild"
+        elif str(error).startswith(SIGNS_OF_DAMAGE):
             kind, hint = StorageCorrupt, DAMAGED
         elif str(error) == MOVING:
             kind, hint = StorageMoving, FINISH_MOVE

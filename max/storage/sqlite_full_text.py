@@ -19,6 +19,8 @@ from .database import Connection, TextIndex, TextMatches, Values
 
 WORDS, PARTS = "_max_find", "_max_find_part"
 TEXTS = {WORDS: ("title", "text"), PARTS: ("part",)}
+# FTS5's tables without which it opens no index, as its documentation has them.
+OWN_TABLES = {"config": "(k PRIMARY KEY, v) WITHOUT ROWID", "data": "(id INTEGER PRIMARY KEY, block BLOB)"}
 TOKENS = {WORDS: "unicode61 remove_diacritics 2", PARTS: "trigram"}
 # Merging a few segments writes every row many times over.  So a load only merges very many of them,
 # and the end of a sync some more, which is a small piece of work each time.
@@ -83,7 +85,11 @@ class SqliteTextIndex(TextIndex):
     def drop(self, connection: Connection) -> None:
         """Drop both; SQLite drops their own tables with them."""
         for name in TEXTS:
-            connection.execute(f"DROP TABLE IF EXISTS {name}")
+            try:
+                connection.execute(f"DROP TABLE IF EXISTS {name}")
+            except sqlite3.DatabaseError:
+                _empty(connection, name)
+                connection.execute(f"DROP TABLE IF EXISTS {name}")
 
     def merge(self, connection: Connection) -> None:
         """Nothing happens where no size has many segments."""
@@ -156,6 +162,20 @@ class SqliteTextIndex(TextIndex):
                 what = "words" if name == WORDS else "parts of words"
                 found.append(f"the index of {what} does not fit the stored texts")
         return found
+
+
+def _empty(connection: Connection, name: str) -> None:
+    """Make an index that is too damaged to be dropped one that is empty, by its own tables.
+
+    FTS5 looks into two of them, and drops nothing that it does not understand.
+    """
+    connection.execute(f"CREATE VIRTUAL TABLE temp.{name} USING fts5(anything)")
+    for own, columns in OWN_TABLES.items():
+        table = f"{name}_{own}"
+        connection.execute(f"CREATE TABLE IF NOT EXISTS main.{table} {columns}")
+        connection.execute(f"DELETE FROM main.{table}")
+        connection.execute(f"INSERT INTO main.{table} SELECT * FROM temp.{table}")
+    connection.execute(f"DROP TABLE temp.{name}")
 
 
 def _within(column: str, ranges: Sequence[tuple[int, int]]) -> str:

@@ -172,6 +172,17 @@ class TestMending:
         assert acme("find", "audit", "-o", "json").data["hits"] == before
 
     @pytest.mark.of_a_folder
+    @pytest.mark.parametrize("table", ["_max_find_docsize", "_max_find_data", "_max_find_config"])
+    def test_an_index_that_lost_its_own_rows_says_how_it_is_mended(self, acme: Cli, table: str) -> None:
+        before = acme("find", "audit").out
+        sql(f"DELETE FROM {table}")
+        found = acme("find", "audit", "-o", "json")
+        assert (found.status, found.error["code"]) == (1, "storage.corrupt")
+        assert found.error["hint"] == "only its index of words is damaged: max find --rebuild"
+        assert acme("find", "--rebuild").status == 0
+        assert acme("find", "audit").out == before
+
+    @pytest.mark.of_a_folder
     def test_an_interrupted_rebuild_is_reported_and_ended_by_the_next_sync(
         self, acme: Cli, tmp_path: Path
     ) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sqlite3
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -454,6 +455,36 @@ class TestMending:
             assert await place.found("lite_ut") == ["p"]
 
         using(body)
+
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            "DELETE FROM _max_find_data",
+            "DELETE FROM _max_find_part_config",
+            "DROP TABLE _max_find_data",
+            "DROP TABLE _max_find_part_data",
+            "DROP TABLE _max_find_config",
+            "DROP TABLE _max_find_docsize",
+            "DROP TABLE _max_find",
+        ],
+    )
+    def test_an_index_that_cannot_be_opened_is_built_again(self, damage: str, tmp_path: Path) -> None:
+        path = tmp_path / "data.db"
+
+        async def before(place: Place) -> None:
+            await place.store(*[note(str(i), f"audit {i}", "of logs") for i in range(40)])
+
+        async def after(place: Place) -> None:
+            await place.database.transact(place.engine.tables.full_text.rebuild)
+            while await place.database.transact(place.engine.tables.full_text.index_page):
+                pass
+            assert await place.problems() == []
+            assert (await place.find("audit of")).total == 40
+
+        using(before, path)
+        with closing(sqlite3.connect(path)) as file, file:
+            file.execute(damage)
+        using(after, path)
 
     @pytest.mark.usefixtures("either")
     def test_a_trigger_that_a_user_dropped_comes_back_and_the_index_is_built_again(self) -> None:
