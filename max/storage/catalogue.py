@@ -8,9 +8,10 @@ can be made by no entity, so what users create is never mistaken for ours.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ..errors import DAMAGED, StorageCorrupt, StorageError, StorageNewer
+from ..model.soundness import few
 from .database import Connection, quoted
 
 TABLES = (
@@ -31,7 +32,8 @@ TABLES = (
     ) {by_key}
     """,
 )
-FIRST_TABLE = r"CREATE TABLE (\w+)"
+CREATED, DROPPED, FILLED = r"CREATE TABLE (\w+)", r"DROP TABLE (\w+)", r"INSERT INTO (\w+) VALUES"
+OURS = r"_max_\w+:"  # begins the name of an index or a trigger
 INDEX = r"\s*CREATE (?:UNIQUE )?INDEX (\w+)"
 DROPPED_INDEX = r"DROP INDEX IF EXISTS (\w+)"  # by a migration, which has made another in its place
 PUT = """
@@ -95,6 +97,44 @@ def lost_indexes(connection: Connection, migrations: Sequence[str]) -> list[str]
     return [name for some in scripts for name in _lost_of(connection, some, migrations)]
 
 
+def tables_of(migrations: Sequence[str]) -> set[str]:
+    """The tables that are there once these migrations have run."""
+    made: set[str] = set()
+    for script in migrations:
+        made |= {*re.findall(CREATED, script)}
+        made -= {*re.findall(DROPPED, script)}
+    return made
+
+
+def refuse_gone(connection: Connection, tables: Iterable[str]) -> None:
+    """StorageCorrupt when one of these tables is not there any more."""
+    present, stored_name = connection.dialect.names(connection), connection.dialect.stored_name
+    if gone := sorted(name for name in tables if stored_name(name) not in present):
+        are = f"table {gone[0]} is" if len(gone) == 1 else f"tables {few(gone)} are"
+        raise StorageCorrupt(f"the {are} not there any more", hint=DAMAGED)
+
+
+def check_recorded(connection: Connection, views: Iterable[str]) -> None:
+    """StorageCorrupt when one of these views, or an index or a trigger of ours, is not recorded."""
+    stored_name = connection.dialect.stored_name
+    present = connection.dialect.names(connection) - {*map(stored_name, names(connection))}
+    ours = present & {*map(stored_name, views)} | {name for name in present if re.match(OURS, name)}
+    if ours:
+        raise StorageCorrupt(f"the table _max_object lacks {few(sorted(ours))}", hint=DAMAGED)
+
+
+def check_filled(connection: Connection, migrations: Sequence[str]) -> None:
+    """StorageCorrupt when a row that these migrations have put into a table is not there any more."""
+    for table in re.findall(FILLED, ";".join(migrations)):
+        if connection.execute(f"SELECT 1 FROM {quoted(table)} LIMIT 1").fetchone() is None:
+            raise lacks_row(table)
+
+
+def lacks_row(table: str) -> StorageCorrupt:
+    """A table that always has a row has none."""
+    return StorageCorrupt(f"the table {table} has lost its row", hint=DAMAGED)
+
+
 def versions(connection: Connection) -> dict[str, int]:
     """The version of each part's tables."""
     rows = connection.execute("SELECT owner, max(version) FROM _max_migration GROUP BY owner")
@@ -109,7 +149,7 @@ def has_part(connection: Connection, owner: str, migrations: Sequence[str]) -> b
     versions = [version for (version,) in connection.execute(sql, (owner,)).fetchall()]
     refuse_newer(owner, versions[-1] if versions else 0, len(migrations))
     check_record(owner, versions)
-    first = None if versions else re.search(FIRST_TABLE, migrations[0])
+    first = None if versions else re.search(CREATED, migrations[0])
     if first is not None and connection.dialect.columns(connection, first[1]):
         raise StorageCorrupt(f"the tables of {owner} are there, without their version", hint=DAMAGED)
     return bool(versions)

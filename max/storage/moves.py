@@ -26,7 +26,6 @@ held as a whole.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -74,7 +73,6 @@ PARTS = {
 CONNECTOR = "connector:"  # how the owner of a connector's own migrations begins
 FOREIGN = "it was not written by Max as it is now; correct the row where it is, and move again"
 STAYS = "keep it where it is, which holds more, or have its connector leave out what is too large"
-CREATED, DROPPED = re.compile(r"CREATE TABLE (\w+)"), re.compile(r"DROP TABLE (\w+)")
 
 
 class CopiedTable(NamedTuple):
@@ -152,7 +150,7 @@ def thaw(connection: Connection) -> None:
 def _tables(connection: Connection) -> list[str]:
     """The tables of a database, without what the database itself, or its index of texts, is made of."""
     found = [one.name for one in connection.dialect.objects(connection) if one.kind == "table"]
-    own = CREATED.findall(full_text.MIGRATIONS[0])
+    own = catalogue.tables_of(full_text.MIGRATIONS)
     return [one for one in found if one in own or not one.startswith((INDEX, "sqlite_"))]
 
 
@@ -201,9 +199,7 @@ def _tables_of_parts(versions: Mapping[str, int]) -> set[str]:
     """The tables that the migrations of these parts have made."""
     names = {"_max_migration"} if versions else set()
     for owner, version in versions.items():
-        for script in PARTS.get(owner, ())[:version]:
-            names |= set(CREATED.findall(script))
-            names -= set(DROPPED.findall(script))
+        names |= catalogue.tables_of(PARTS.get(owner, ())[:version])
     return {one for one in names if not one.startswith(INDEX)}
 
 

@@ -12,7 +12,7 @@ reads as "name is hidden, title is new": allowed, since nothing is lost.  With
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -29,8 +29,11 @@ from ..model.migrations import (
     RenameEntity,
     RenameField,
 )
+from ..model.schema import table_name
+from ..model.soundness import few
 from ..model.struct import Struct
 from ..model.values import Json, Kind
+from .catalogue import check_recorded, refuse_gone
 from .database import TRUE, Connection, quoted
 from .schema_operations import (
     NewKey,
@@ -138,6 +141,33 @@ def _place(entity: StoredEntity, declared: Json, *, hidden: bool) -> None:
     entity.fields[name] = StoredField(declared, (entity.name, name), hidden=hidden)
 
 
+def check_shape(connection: Connection, shape: Shape, connector: str) -> None:
+    """StorageCorrupt when an entity's table, a field's number, or the record of what Max made, is gone."""
+    refuse_gone(connection, [f"_{table_name(connector, one.origin)}" for one in shape.values()])
+    numbered = {*connection.execute("SELECT entity, field FROM _max_field").fetchall()}
+    stored = [field.origin for one in shape.values() for field in one.fields.values() if not field.many]
+    if lost := [".".join(one) for one in stored if one not in numbered]:
+        raise StorageCorrupt(f"the table _max_field lacks {few(lost)}", hint=DAMAGED)
+    check_recorded(
+        connection, [table_name(connector, one.origin) for one in shape.values() if not one.hidden]
+    )
+
+
+def check_columns(shape: Shape, connector: str, columns: Mapping[str, Collection[str]]) -> None:
+    """StorageCorrupt when a column is gone; ``columns`` are those of each entity's table."""
+    for origin, present in columns.items():
+        stored = [name for name, field in shape[origin].fields.items() if not field.many]
+        if lost := [name for name in ("_id", *stored) if name not in present]:
+            table = f"_{table_name(connector, origin)}"
+            raise StorageCorrupt(f"the table {table} lacks {', '.join(lost)}", hint=DAMAGED)
+
+
+def columns_of(connection: Connection, shape: Shape, connector: str) -> dict[str, set[str]]:
+    """The columns of each entity's table."""
+    names = {one.origin: f"_{table_name(connector, one.origin)}" for one in shape.values()}
+    return {name: connection.dialect.columns(connection, table) for name, table in names.items()}
+
+
 def words_of(declared: Json) -> str:
     """What a field holds, for people."""
     if "child" in declared:
@@ -237,23 +267,10 @@ class Planner:
         self._connection, self._shape, self._resolver = connection, shape, resolver
         self.version: int | None = None
         self.changes: list[SchemaChange] = []
-        self._columns = {
-            one.origin: connection.dialect.columns(connection, self._table(one.origin))
-            for one in shape.values()
-        }
-        self._check_tables()
-
-    def _check_tables(self) -> None:
-        """StorageCorrupt when a table, a column or the number of a field is gone."""
-        sql = "SELECT entity, field FROM _max_field"
-        numbered = {*self._connection.execute(sql).fetchall()}
-        for origin, columns in self._columns.items():
-            stored = [name for name, field in self._shape[origin].fields.items() if not field.many]
-            lost = [name for name in stored if name not in columns or (origin, name) not in numbered]
-            if lost or "_id" not in columns:
-                raise StorageCorrupt(
-                    f"the table {self._table(origin)} lacks {', '.join(lost) or '_id'}", hint=DAMAGED
-                )
+        connector = resolver.schema.connector
+        check_shape(connection, shape, connector)
+        self._columns = columns_of(connection, shape, connector)
+        check_columns(shape, connector, self._columns)
 
     def _note(self, entity: str, name: str, kind: str, words: str, **more: Any) -> None:
         stored = self._shape.get(entity)

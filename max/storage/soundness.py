@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import TYPE_CHECKING
 
 from ..errors import DAMAGED, MaxError
 from ..model.soundness import Finding, failed, few, problem, warning
 from ..model.values import file_size
 from . import audit_log, catalogue
 from .catalogue import has_part
-from .database import NONSENSE, Connection, Database
+from .database import NONSENSE, Connection, Database, decoding
 from .sqlite import CHECKPOINT
 from .sqlite import library as library
 from .table_writer import check_parts, parts
 from .tables import check_connector
+
+if TYPE_CHECKING:
+    from .schema_diff import Shape
 
 # A sync moves the log into the file whenever it holds CHECKPOINT bytes: several times as much as that, and
 # as the data, is there only where a program reads on and on.
@@ -26,10 +30,11 @@ def database_findings(database: Database, connector: str, *, deep: bool) -> Iter
     if not database.is_there():
         yield Finding("data", "nothing is stored yet; the first sync makes its database")
         return
-    integrity, version = partial(_integrity, deep=deep), partial(_version, connector=connector)
+    integrity = partial(_integrity, deep=deep)
+    version, objects = partial(_version, connector=connector), partial(_objects, connector=connector)
     with database.reader() as connection:
         yield _size(database)
-        yield from _found(database, connection, integrity=integrity, version=version, objects=_objects)
+        yield from _found(database, connection, integrity=integrity, version=version, objects=objects)
 
 
 def audit_findings(database: Database) -> Iterator[Finding]:
@@ -42,13 +47,14 @@ def audit_findings(database: Database) -> Iterator[Finding]:
 def _found(
     database: Database, connection: Connection, **checks: Callable[[Connection], Finding | None]
 ) -> Iterator[Finding]:
-    """What some checks find; nothing more is looked at after an error of the database."""
+    """What some checks find; nothing more is looked at after an error."""
     for name, check in checks.items():
         try:
             found = check(connection)
         except MaxError as error:
             error.locate(database.label)
-            found = failed(name, error)
+            yield failed(name, error)
+            return
         except (*NONSENSE, connection.dialect.errors) as error:
             yield failed(name, connection.dialect.error(database.label, error))
             return
@@ -95,13 +101,34 @@ def _version(connection: Connection, *, connector: str) -> Finding | None:
     return Finding("version", "its tables are of this version of Max")
 
 
-def _objects(connection: Connection) -> Finding | None:
+def check_whole(connection: Connection, connector: str) -> Shape | None:
+    """What is stored; StorageCorrupt when a table of Max's, or a row that is always there, is gone."""
+    from .schema_diff import check_shape, read_shape  # slow, and seldom needed
+
     if not catalogue.is_catalogued(connection):
         return None
+    done = catalogue.versions(connection)
+    scripts = [one for owner, known in parts().items() for one in known[: done.get(owner, 0)]]
+    catalogue.refuse_gone(connection, catalogue.tables_of(scripts))
+    catalogue.check_filled(connection, scripts)
+    with decoding("schema"):
+        shape = read_shape(connection, connector)
+    if shape is not None:
+        check_shape(connection, shape, connector)
+    return shape
+
+
+def _objects(connection: Connection, *, connector: str) -> Finding | None:
+    from .schema_diff import check_columns, columns_of
+
+    if not catalogue.is_catalogued(connection):
+        return None
+    if shape := check_whole(connection, connector):
+        check_columns(shape, connector, columns_of(connection, shape, connector))
     lost, done = [" ".join(one) for one in catalogue.lost(connection)], catalogue.versions(connection)
     for owner, known in parts().items():
         lost += [f"index {name}" for name in catalogue.lost_indexes(connection, known[: done.get(owner, 0)])]
     if not lost:
-        return Finding("objects", "all indexes, views and triggers that Max made are there")
+        return Finding("objects", "all tables, indexes, views and triggers that Max made are there")
     hint = "the next sync makes them again; until then answers may be slow, or lack what has changed"
     return warning("objects", f"gone: {few(lost)}", hint)

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from max import Project, __version__
+from max.errors import DAMAGED
 from max.projects.audit import audit_rows
 from max.projects.folder import ProjectFolder
 from max.projects.soundness import EXTRAS
@@ -221,8 +222,8 @@ def test_an_index_that_lacks_what_its_table_has_is_found_by_the_longer_check(syn
 
 def test_a_database_of_a_newer_max_is_a_problem_that_upgrading_solves(synced: Cli) -> None:
     sql("INSERT INTO _max_migration VALUES (?, 99, '')", sync_log.OWNER)
-    row = found(synced)["version"]
-    assert (row["level"], "upgrade Max" in row["hint"]) == ("problem", True)
+    assert levels(synced) == {"version": "problem"}
+    assert "upgrade Max" in found(synced)["version"]["hint"]
 
 
 def test_a_database_of_an_older_max_is_upgraded_by_its_next_sync(synced: Cli) -> None:
@@ -259,6 +260,61 @@ def test_what_is_gone_of_ours_is_a_warning_until_the_next_sync(synced: Cli) -> N
         assert name in row["fact"]
     assert synced("sync", "acme").status == 0
     assert levels(synced) == {}
+
+
+GONE = [
+    ("DROP TABLE _max_worker", "the table _max_worker is not there any more"),
+    ("DROP TABLE _max_missing", "the table _max_missing is not there any more"),
+    ("DROP TABLE _acme_task", "the table _acme_task is not there any more"),
+    (
+        "DROP TABLE _max_sync; DROP TABLE _max_event",
+        "the tables _max_event, _max_sync are not there",
+    ),
+    ("DELETE FROM _max_object", "the table _max_object lacks "),
+    ("DELETE FROM _max_object WHERE kind = 'index'", "the table _max_object lacks _max_index:"),
+    ("DELETE FROM _max_field WHERE field = 'title'", "the table _max_field lacks AcmeTask.title"),
+    ("DELETE FROM _max_event_floor", "the table _max_event_floor has lost its row"),
+    ("DELETE FROM _max_change_log", "the table _max_change_log has lost its row"),
+]
+
+
+@pytest.mark.parametrize(("damage", "fact"), GONE)
+def test_a_table_or_a_row_of_maxs_own_that_is_gone_is_a_problem(synced: Cli, damage: str, fact: str) -> None:
+    synced("settings", "acme", "history=changes")
+    assert synced("sync", "acme").status == 0
+    assert levels(synced) == {}
+    for statement in damage.split("; "):
+        sql(statement)
+    row = found(synced)["objects"]
+    assert (row["level"], row["fact"].partition("data.db: ")[2][: len(fact)]) == ("problem", fact)
+    assert row["hint"] == DAMAGED
+    health = synced("health", "-o", "json").data["data"]
+    assert [(one["health"], fact in one["reason"]) for one in health] == [("failed", True)]
+    answer = synced("sync", "acme", "--json")
+    assert (answer.status, answer.error["code"], answer.error["hint"]) == (1, "storage.corrupt", DAMAGED)
+
+
+def test_each_table_that_is_gone_is_a_problem_and_makes_the_health_failed(synced: Cli) -> None:
+    made = sql("SELECT name, sql FROM sqlite_master WHERE type = 'table'")
+    names = [name for name, _ in made if name.startswith(("_max_", "_acme_")) and "_find" not in name]
+    assert len(names) > 20
+    data = Path(str(data_of("acme:default").file))
+    sound = data.read_bytes()
+    for name in names:
+        sql(f"DROP TABLE {name}")
+        assert "problem" in {row["level"] for row in found(synced).values()}, name
+        assert synced("health", "-o", "json").data["data"][0]["health"] == "failed", name
+        data.write_bytes(sound)
+
+
+def test_a_column_of_a_connectors_table_that_is_gone_is_a_problem(synced: Cli) -> None:
+    with closing(sqlite3.connect(data_of("acme:default").file or "")) as connection:
+        kinds = "SELECT type, name FROM sqlite_master WHERE type IN ('trigger', 'view')"
+        for kind, name in connection.execute(kinds).fetchall():
+            connection.execute(f'DROP {kind} "{name}"')
+        connection.execute("ALTER TABLE _acme_task DROP COLUMN title")
+    row = found(synced)["objects"]
+    assert (row["level"], "the table _acme_task lacks title" in row["fact"]) == ("problem", True)
 
 
 def test_a_log_that_is_many_times_larger_than_the_data_is_a_warning(synced: Cli) -> None:

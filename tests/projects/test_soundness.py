@@ -112,6 +112,25 @@ def test_an_index_that_is_gone_is_a_warning_until_the_next_sync(cli: Cli) -> Non
     assert levels(cli) == {}
 
 
+def test_a_table_that_is_gone_is_a_problem(cli: Cli) -> None:
+    assert cli("connect", "acme", *SMALL).status == 0
+    assert cli("sync", "acme").status == 0
+    sql("DROP TABLE _acme_task CASCADE")
+    assert levels(cli) == {"objects": "problem"}
+    assert found(cli)["objects"]["fact"].endswith("the table _acme_task is not there any more")
+    assert cli("sync", "acme").status == 1
+
+
+def test_a_lost_record_of_what_max_made_is_a_problem(cli: Cli) -> None:
+    assert cli("connect", "acme", *SMALL).status == 0
+    assert cli("sync", "acme").status == 0
+    sql("DELETE FROM _max_object")
+    assert levels(cli) == {"objects": "problem"}
+    assert "the table _max_object lacks " in found(cli)["objects"]["fact"]
+    answer = cli("sync", "acme", "--json")
+    assert (answer.status, answer.error["code"]) == (1, "storage.corrupt")
+
+
 @pytest.mark.parametrize(("seconds", "level"), [(-3600.0, "warning"), (3600.0, "warning"), (1.0, "ok")])
 def test_a_clock_that_is_another_one_than_the_servers_is_a_warning(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, seconds: float, level: str

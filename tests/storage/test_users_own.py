@@ -395,8 +395,8 @@ def test_a_change_log_without_one_of_its_triggers_starts_over(connection: Sqlite
 @pytest.mark.parametrize(
     ("statement", "lost"),
     [
-        ("DROP TABLE _acme_thing", "gone, name, size"),
-        ("ALTER TABLE _acme_thing DROP COLUMN gone", "gone"),
+        ("DROP TABLE _acme_thing", "is not there any more"),
+        ("ALTER TABLE _acme_thing DROP COLUMN gone", "lacks gone"),
     ],
 )
 def test_a_table_or_a_column_of_ours_that_is_gone_is_damage(
@@ -407,7 +407,6 @@ def test_a_table_or_a_column_of_ours_that_is_gone_is_damage(
     for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
         connection.execute(f'DROP TRIGGER "{name}"')
     connection.execute(statement)
-    with pytest.raises(StorageCorrupt, match="the table _acme_thing lacks ") as caught:
+    with pytest.raises(StorageCorrupt, match=f"the table _acme_thing {lost}") as caught:
         tables_of(connection, FIELDS)
-    assert sorted(caught.value.message.partition("lacks ")[2].split(", ")) == lost.split(", ")
     assert "move the file away" in caught.value.hint
