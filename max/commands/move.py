@@ -12,7 +12,7 @@ from .framework import Answer, Options, table
 from .parser import Parser
 from .streams import tell
 from .tables import Column
-from .terminal import is_terminal
+from .terminal import redraws
 from .text import counted, number
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class ProgressLine:
 
     def __init__(self, *, quiet: bool) -> None:
         self._stream, self._quiet = console().stderr, quiet
-        self._live = is_terminal(self._stream)
+        self._live = redraws(self._stream)
         self._drawn, self._part = 0.0, ("", "", "")
 
     def show(self, step: MoveProgress) -> None:

@@ -188,6 +188,9 @@ def found_id(reader: Reader, entity: type[Entity], text: str) -> str:
 
 def named_row(options: Options, info: InstallationInfo) -> tuple[str, str]:
     """Entity and id of ``ENTITY:ID``, or of two words."""
+    _, colon, rest = options.entity.partition(":")
+    if not options.entity or options.id == "" or (options.id is None and colon and not rest):
+        raise UsageError("which row? its id is missing", hint="write ENTITY:ID, or ENTITY and ID")
     if options.id is not None:
         return options.entity, options.id
     if ":" not in options.entity:

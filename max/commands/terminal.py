@@ -36,6 +36,11 @@ def colours(stream: TextIO) -> bool:
         return False
     if console().environment.get("FORCE_COLOR", "0") not in ("", "0"):
         return True
+    return redraws(stream)
+
+
+def redraws(stream: TextIO) -> bool:
+    """Whether a line of a stream can be drawn again: on a terminal that is not dumb."""
     return is_terminal(stream) and console().environment.get("TERM") != "dumb"
 
 
@@ -172,7 +177,7 @@ class ProgressView:
 
     def __init__(self, stream: TextIO, *, now: float, expected: Mapping[str, int] | None = None) -> None:
         self._stream, self._expected = stream, expected or {}
-        self._live = is_terminal(stream)
+        self._live = redraws(stream)
         self._began = self._drawn = now
         self._before: int | None = None  # rows that an earlier process stored: not part of our rate
         self._visible = False

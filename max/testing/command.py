@@ -21,7 +21,7 @@ from ..commands.connector import FAKE, named_connector, refuse_untrusted_file
 from ..commands.console import console
 from ..commands.framework import Answer, Options, paint
 from ..commands.parser import Parser
-from ..commands.terminal import is_terminal
+from ..commands.terminal import redraws
 from ..commands.text import Colour, counted, pad
 from ..errors import ConnectorError, UnknownName, UsageError
 from ..installations.registry import SUFFIX, Origin, load_module
@@ -113,7 +113,7 @@ def _lines(found: Iterable[Check]) -> Iterator[str]:
 
 def _progress(options: Options) -> Callable[[str], None]:
     """Show the name of the check that runs, to a person at a terminal."""
-    shown = is_terminal(console().stderr) and not options.quiet
+    shown = redraws(console().stderr) and not options.quiet
 
     def report(name: str) -> None:
         if shown:

@@ -9,7 +9,6 @@ import json
 import shlex
 import time
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,8 @@ import pytest
 from max_connectors.acme import AcmeTask
 
 from max import Project
-from max.cli import COMMANDS
-from max.commands.parser import JoinWithComma, Parser, command_parser
+from max.cli import COMMANDS, found_command
+from max.commands.parser import JoinWithComma, Parser
 from max.errors import NotFound, UsageError
 from max.model.tasks import Status
 from max.projects.database import ProjectDatabase
@@ -28,10 +27,7 @@ PREPARED = ("connect acme", "settings acme history=changes", "sync acme:default"
 
 
 def parser_of(command: str) -> Parser:
-    _, home, summary = COMMANDS[command]
-    module = import_module(f"max.commands.{home}")
-    name = command.replace(" ", "_").replace("-", "_")
-    return command_parser(command, summary, getattr(module, f"configure_{name}"))
+    return found_command(command)[1]
 
 
 # Commands whose first example is not what is tried below.

@@ -207,8 +207,12 @@ def test_a_terminal_updates_one_progress_line(monkeypatch: pytest.MonkeyPatch) -
     assert screen.getvalue() == f"{ERASE}1 s  100/s  User 100{ERASE}2 s  150/s  User 300{ERASE}"
 
 
-def test_a_pipe_gets_a_progress_line_now_and_then() -> None:
-    stream = io.StringIO()
+@pytest.mark.parametrize("kind", [io.StringIO, Screen], ids=["pipe", "dumb terminal"])
+def test_what_cannot_redraw_a_line_gets_one_now_and_then(
+    kind: type[io.StringIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    stream = kind()
     view = ProgressView(stream, now=0.0)
     for second in range(25):
         view.show({"User": second * 10}, "", now=float(second))
