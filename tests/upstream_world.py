@@ -488,7 +488,8 @@ async def after_plain_sync(world: World) -> dict[str, Any]:
     """What is not as a sync without options promises that is not disturbed.
 
     It fetches whatever has come or changed.  What is gone it sees where every listing on the way to
-    it is of everything; elsewhere it may ask for a row that is gone, and where all are, a step is blocked.
+    it is of everything; elsewhere it may ask for a row that is gone.  Where all of what a step asks for is,
+    the steps behind it are blocked, as the result says, and what they load is not promised.
     """
     history = world.history
     result = await world.sync(Sync(restart=True, options=ALLOWED))
@@ -499,10 +500,11 @@ async def after_plain_sync(world: World) -> dict[str, Any]:
     full, there_is = world.upstream.in_full(), (None, *world.upstream.things)
     partly = {many.child.__name__ for many in COLLECTIONS if many not in full}
     partly |= {"Tag"} if "Item" in partly else set()  # items name them
+    blocked = {one.entity for one in result.failures if one.code == BLOCKED}
     found = {
         "status": [] if result.status.final and result.status is not Status.CANCELLED else [result.status],
         "failures": [one for one in result.failures if one.code != BLOCKED and one.id in there_is],
-        "lacking": {kind: lost for kind in there if (lost := due[kind] - seen[kind])},
+        "lacking": {kind: lost for kind in there if kind not in blocked and (lost := due[kind] - seen[kind])},
         "left over": {kind: more for kind in {*there} - partly if (more := seen[kind] - due[kind])},
         "members": {many: members[repr(many)] for many in full if members[repr(many)] != whose[repr(many)]},
     }
