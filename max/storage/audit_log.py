@@ -30,7 +30,7 @@ from typing import Any, TypeVar
 
 from ..model.audit import AuditCheck, AuditRow, Outcome
 from ..model.values import Json
-from .catalogue import has_part, migrate
+from .catalogue import has_part, migrate, only_row
 from .database import NONSENSE, Connection, Database, decoding, quoted, reading
 from .leases import is_gone
 
@@ -136,12 +136,17 @@ def _append(
     *,
     now: float,
 ) -> None:
-    number, before = connection.execute(HEAD).fetchone()
+    number, before = _head(connection)
     values = [number + 1, began_at, now, *(row[name] for name in WHO), outcome, code]
     digest = _digest(before, values)
     values[WHO.index("facts") + 3] = json.dumps(row["facts"])
     connection.execute(INSERT, (*values, digest))
     connection.execute(MOVE_HEAD, (number + 1, digest))
+
+
+def _head(connection: Connection) -> tuple[Any, ...]:
+    """Number and digest of the newest row."""
+    return only_row(connection, HEAD, "_max_audit_head")
 
 
 def _digest(before: str, values: Sequence[Json]) -> str:
@@ -160,12 +165,12 @@ def copy(database: Database, target: Database) -> None:
         while page := source.execute(FOLLOWING, (number,)).fetchall():
             made.executemany(INSERT, page)
             number = page[-1][0]
-        made.execute(MOVE_HEAD, source.execute(HEAD).fetchone())
+        made.execute(MOVE_HEAD, _head(source))
 
 
 def is_in(database: Database, other: Database) -> bool:
     """Whether another audit log has the newest row of this one, and so all that are in its chain."""
-    number, digest = _reading(database, lambda connection: connection.execute(HEAD).fetchone(), (0, ""))
+    number, digest = _reading(database, _head, (0, ""))
     sql = "SELECT count(*) FROM audit WHERE number = ? AND digest = ?"
     values = (number, digest)
     return bool(_reading(other, lambda one: one.execute(sql, values).fetchone()[0], 0)) or not number
@@ -230,7 +235,7 @@ def _check(connection: Connection, head: str) -> AuditCheck:
                 problems.append(f"row {values[0]} was changed, or does not belong behind the row before it")
             number, before = values[0], str(values[-1])
             found = found or before.startswith(head)
-    last, digest = connection.execute(HEAD).fetchone()
+    last, digest = _head(connection)
     if last > number:
         problems.append(_missing(number + 1, last))
     elif (last, digest) != (number, before):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from ..errors import DAMAGED, StorageCorrupt, StorageError, StorageNewer
 from ..model.soundness import few
@@ -127,10 +128,18 @@ def check_filled(connection: Connection, migrations: Sequence[str]) -> None:
     """StorageCorrupt when a row that these migrations have put into a table is not there any more."""
     for table in re.findall(FILLED, ";".join(migrations)):
         if connection.execute(f"SELECT 1 FROM {quoted(table)} LIMIT 1").fetchone() is None:
-            raise lacks_row(table)
+            raise lost_row(table)
 
 
-def lacks_row(table: str) -> StorageCorrupt:
+def only_row(connection: Connection, sql: str, table: str) -> tuple[Any, ...]:
+    """The row of a table that always has one; StorageCorrupt without it."""
+    found: tuple[Any, ...] | None = connection.execute(sql).fetchone()
+    if found is None:
+        raise lost_row(table)
+    return found
+
+
+def lost_row(table: str) -> StorageCorrupt:
     """A table that always has a row has none."""
     return StorageCorrupt(f"the table {table} has lost its row", hint=DAMAGED)
 

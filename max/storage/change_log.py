@@ -46,7 +46,7 @@ from ..model.delivery import Delivery
 from ..model.entities import Entity, FieldType
 from ..model.struct import Struct, checked
 from ..model.values import Json, Kind
-from .catalogue import drop, has_part, migrate, put
+from .catalogue import drop, has_part, migrate, only_row, put
 from .database import FALSE, TRUE, Connection, Database, Dialect, RenameOwner, decoding, joined, quoted
 from .rows import BITS, TableMapping
 
@@ -381,7 +381,7 @@ def read_log(connection: Connection) -> _Log | None:
     if not has_part(connection, OWNER, MIGRATIONS):
         return None
     with decoding("changes"):
-        found = _Log(*connection.execute(LOG).fetchone())
+        found = _Log(*only_row(connection, LOG, "_max_change_log"))
         if found.recording not in (OFF, ON, HELD):
             raise ValueError(f"recording is {found.recording!r}")
         return checked(found)

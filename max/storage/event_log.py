@@ -34,7 +34,7 @@ from ..errors import CursorExpired
 from ..model.event_log import EventKind, EventPage, LoggedEvent
 from ..model.struct import checked
 from ..model.values import Json
-from .catalogue import has_part, migrate
+from .catalogue import has_part, migrate, only_row
 from .database import Connection, decoding
 
 PAGE = 500  # events that are read or deleted at a time
@@ -164,7 +164,7 @@ def newest_of(connection: Connection, kind: EventKind) -> LoggedEvent | None:
 def _bounds(connection: Connection) -> tuple[int, int]:
     """The floor, and the newest number."""
     with decoding("event"):
-        floor, newest = connection.execute(BOUNDS).fetchone()
+        floor, newest = only_row(connection, BOUNDS, "_max_event_floor")
         return int(floor), int(newest)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from .catalogue import only_row
 from .database import Connection, decoding
 
 MARK = "_max_move"
@@ -41,7 +42,7 @@ def mark_of(connection: Connection) -> Mark | None:
     """The mark of a database; None when it is not being moved, StorageCorrupt when that cannot be said."""
     if not connection.dialect.columns(connection, MARK):
         return None
-    row = connection.execute(f"SELECT {COLUMNS} FROM {MARK}").fetchone()
+    row = only_row(connection, f"SELECT {COLUMNS} FROM {MARK}", MARK)
     with decoding("mark of a move"):
         target, since, whole, handing_over, given = row
         return Mark(target, since, bool(whole), bool(handing_over), given)

@@ -12,6 +12,7 @@ from ..model.values import file_size
 from . import audit_log, catalogue
 from .catalogue import has_part
 from .database import NONSENSE, Connection, Database, decoding
+from .move_mark import mark_of
 from .sqlite import CHECKPOINT
 from .sqlite import library as library
 from .table_writer import check_parts, parts
@@ -63,7 +64,9 @@ def _found(
 
 
 def _audit(connection: Connection) -> Finding:
-    has_part(connection, audit_log.OWNER, audit_log.MIGRATIONS)
+    if has_part(connection, audit_log.OWNER, audit_log.MIGRATIONS):
+        catalogue.refuse_gone(connection, catalogue.tables_of(audit_log.MIGRATIONS))
+        catalogue.check_filled(connection, audit_log.MIGRATIONS)
     if found := connection.dialect.damage(connection, deep=False):
         return problem("audit", f"the database of the audit is damaged: {few(found)}", DAMAGED)
     return Finding("audit", "its database is sound: max audit --verify reads each row of it")
@@ -123,6 +126,7 @@ def _objects(connection: Connection, *, connector: str) -> Finding | None:
 
     if not catalogue.is_catalogued(connection):
         return None
+    mark_of(connection)  # which says when its row is gone
     if shape := check_whole(connection, connector):
         check_columns(shape, connector, columns_of(connection, shape, connector))
     lost, done = [" ".join(one) for one in catalogue.lost(connection)], catalogue.versions(connection)

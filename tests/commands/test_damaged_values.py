@@ -256,3 +256,38 @@ def test_a_value_that_makes_no_sense_is_answered_from_or_named_as_damage(cli: Cl
 def test_a_schema_of_which_nothing_is_left_is_damage_and_no_lack_of_data(cli: Cli) -> None:
     assert damage("_max_schema", "schema", None)
     assert [*wrong_answers(cli, [["search", "acme", "AcmeTask"], ["schema", "acme"], ["sync", "acme"]])] == []
+
+
+# -- rows and tables that are gone -----------------------------------------------------------------
+
+AFTER_A_LOSS = [
+    ["status", "acme"],
+    ["changes", "acme", "--since", "beginning"],
+    ["watch", "--once"],
+    ["runs", "acme"],
+    ["migrate", "acme", "--plan"],
+    ["sync", "acme"],
+]
+OF_PYTHON = ("Error: ", "NoneType", "iterable", "subscriptable")
+
+
+def in_words_of_python(cli: Cli, words: list[str]) -> str:
+    """What a command says in them; empty when it answers, or says in plain words what is wrong."""
+    try:
+        run = cli(*words, "--json")
+    except Exception as error:
+        return f"{words}: {error!r}"
+    return f"{words}: {run}" if any(one in run.out + run.err for one in OF_PYTHON) else ""
+
+
+@pytest.mark.parametrize("statement", ["DELETE FROM", "DROP TABLE"])
+def test_what_is_gone_is_said_without_words_of_python(cli: Cli, statement: str) -> None:
+    sound, wrong = DATA.read_bytes(), list[str]()
+    for table in sorted({table for table, _ in columns() if not table.startswith("_max_find")}):
+        for words in AFTER_A_LOSS:
+            put_back(sound)
+            with closing(sqlite3.connect(DATA, isolation_level=None)) as connection:
+                connection.execute(f'{statement} "{table}"')
+            if problem := in_words_of_python(cli, words):
+                wrong.append(f"{statement} {table}: {problem}")
+    assert wrong == []

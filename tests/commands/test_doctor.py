@@ -211,6 +211,25 @@ def test_an_audit_that_is_damaged_is_a_problem_as_nothing_can_be_synced(
     assert synced("doctor").status == 1
 
 
+@pytest.mark.parametrize(
+    ("statement", "fact"),
+    [
+        ("DELETE FROM _max_audit_head", "the table _max_audit_head has lost its row"),
+        ("DROP TABLE _max_audit_intent", "the table _max_audit_intent is not there any more"),
+    ],
+)
+def test_an_audit_that_has_lost_a_table_or_its_row_is_a_problem(
+    synced: Cli, tmp_path: Path, statement: str, fact: str
+) -> None:
+    with closing(sqlite3.connect(tmp_path / ".max" / "audit.db", isolation_level=None)) as connection:
+        connection.execute(statement)
+    row = found(synced, about="project")["audit"]
+    assert (row["level"], row["hint"], fact in row["fact"]) == ("problem", DAMAGED, True)
+    answer = synced("settings", "acme", "history=changes", "--json")
+    assert (answer.status, answer.error["code"]) == (1, "storage.corrupt")
+    assert "TypeError" not in answer.err
+
+
 def test_an_index_that_lacks_what_its_table_has_is_found_by_the_longer_check(synced: Cli) -> None:
     sql("CREATE INDEX mine ON _acme_user (_id)")
     ((id,),) = sql("SELECT _id FROM _acme_user ORDER BY _id LIMIT 1")
@@ -339,6 +358,16 @@ def test_a_move_that_is_not_finished_is_a_warning_with_the_ways_out(synced: Cli,
     )
     with project_at().moving_alone():
         assert found(synced)["move"]["level"] == "ok"
+
+
+def test_a_mark_of_a_move_that_has_lost_its_row_is_a_problem(synced: Cli) -> None:
+    with data_of().writer() as connection:
+        put_mark(connection, Mark("../other", 1_700_000_000.0))
+    sql("DELETE FROM _max_move")
+    row = found(synced)["objects"]
+    assert (row["level"], "the table _max_move has lost its row" in row["fact"]) == ("problem", True)
+    answer = synced("move", "acme", "--undo", "--json")
+    assert (answer.status, "TypeError" in answer.err) == (1, False)
 
 
 # -- the project -----------------------------------------------------------------------------------
