@@ -15,7 +15,7 @@ from .database import NONSENSE, Connection, Database, decoding
 from .move_mark import mark_of
 from .sqlite import CHECKPOINT
 from .sqlite import library as library
-from .table_writer import check_parts, parts
+from .table_writer import check_made, check_parts, parts
 from .tables import check_connector
 
 if TYPE_CHECKING:
@@ -110,10 +110,7 @@ def check_whole(connection: Connection, connector: str) -> Shape | None:
 
     if not catalogue.is_catalogued(connection):
         return None
-    done = catalogue.versions(connection)
-    scripts = [one for owner, known in parts().items() for one in known[: done.get(owner, 0)]]
-    catalogue.refuse_gone(connection, catalogue.tables_of(scripts))
-    catalogue.check_filled(connection, scripts)
+    check_made(connection)
     with decoding("schema"):
         shape = read_shape(connection, connector)
     if shape is not None:

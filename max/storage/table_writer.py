@@ -33,7 +33,7 @@ from ..model.query import Query
 from ..model.schema import Schema
 from ..model.values import Kind, is_id
 from . import change_log, freshness, full_text, membership, quarantine, removals, sync_log
-from .catalogue import has_part, migrate
+from .catalogue import check_filled, has_part, is_catalogued, migrate, refuse_gone, tables_of, versions
 from .database import Connection, RenameOwner, decoding, quoted
 from .ddl import build_indexes
 from .freshness import (
@@ -127,6 +127,7 @@ class TableWriter(Tables):
     def upgrade(self, connection: Connection) -> None:
         """Bring the tables that are the same for every schema to this version, as ``apply`` does."""
         check_parts(connection)
+        check_made(connection)
         migrate(connection, OWNER, MIGRATIONS)
 
     def build_indexes(self, connection: Connection) -> None:
@@ -647,6 +648,15 @@ def check_parts(connection: Connection) -> None:
     """StorageNewer when a newer Max wrote some part of the database: no other part is written then."""
     for owner, migrations in parts().items():
         has_part(connection, owner, migrations)
+
+
+def check_made(connection: Connection) -> None:
+    """StorageCorrupt when a table that a part has made, or a row that is always there, is gone."""
+    if is_catalogued(connection):
+        done = versions(connection)
+        scripts = [one for owner, known in parts().items() for one in known[: done.get(owner, 0)]]
+        refuse_gone(connection, tables_of(scripts))
+        check_filled(connection, scripts)
 
 
 def parts() -> dict[str, Sequence[str]]:

@@ -313,7 +313,7 @@ def test_a_table_or_a_row_of_maxs_own_that_is_gone_is_a_problem(synced: Cli, dam
     assert (answer.status, answer.error["code"], answer.error["hint"]) == (1, "storage.corrupt", DAMAGED)
 
 
-def test_each_table_that_is_gone_is_a_problem_and_makes_the_health_failed(synced: Cli) -> None:
+def test_each_table_that_is_gone_is_a_problem_ends_syncs_and_makes_the_health_failed(synced: Cli) -> None:
     made = sql("SELECT name, sql FROM sqlite_master WHERE type = 'table'")
     names = [name for name, _ in made if name.startswith(("_max_", "_acme_")) and "_find" not in name]
     assert len(names) > 20
@@ -323,6 +323,9 @@ def test_each_table_that_is_gone_is_a_problem_and_makes_the_health_failed(synced
         sql(f"DROP TABLE {name}")
         assert "problem" in {row["level"] for row in found(synced).values()}, name
         assert synced("health", "-o", "json").data["data"][0]["health"] == "failed", name
+        answer = synced("sync", "acme", "--full", "--json")
+        code = "storage.older" if name == "_max_object" else "storage.corrupt"
+        assert (answer.status, answer.error["code"]) == (1, code), name
         data.write_bytes(sound)
 
 
