@@ -71,6 +71,7 @@ from ..model.values import Json, Kind, storable
 from .database import Connection, decoding
 from .event_log import record_event
 from .sync_log import FAILURE_COLUMNS, FIRST_ERROR, RETURN_TO_QUEUE, finish_sync, guard, resume_tasks
+from .table_writer import check_made
 
 CHILDREN_BOUND = 2_000  # children of one task that wait at a time
 MAX_CRASHES = 5  # crashes in a row after which a task fails
@@ -316,6 +317,8 @@ class SyncTransaction:
                 why = type(error).__name__  # its words may hold a secret
                 LOG.info("%d settlements failed together (%s): each goes alone", len(settlements), why)
                 return [self.store([one], command)[0] for one in settlements]
+            if foreign:
+                check_made(self.connection)  # without a table of ours nothing more can be stored
             own = _own_error(settlements[0].task, error) if foreign else error
             return [Outcome(State.RUNNING, error=own)]
         self.connection.execute("RELEASE SAVEPOINT settlement")

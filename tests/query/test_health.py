@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from max import Project
 from max.core import InstallationInfo
-from max.errors import BadCredentials
+from max.errors import BadCredentials, StorageCorrupt
 from max.model.health import Health
 from max.model.schedules import Schedule
 from max.model.tasks import Status
@@ -155,3 +157,20 @@ def test_max_status_says_what_is_wrong_and_as_json_how_every_installation_is(cli
         connection.execute("UPDATE _max_sync SET finished_at = finished_at - 1000")
         connection.execute("UPDATE _max_schedule SET made_at = made_at - 900")
     assert "  health      degraded: the data is older than its schedule asks for" in cli("status").out
+
+
+def test_a_table_that_goes_while_a_sync_runs_ends_it(tmp_path: Path) -> None:
+    path = tmp_path / "data.db"
+
+    async def losing(*_: object) -> object:
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("DROP TABLE _max_listing_page")
+        return users("a")
+
+    async def body(stage: Stage) -> None:
+        with pytest.raises(StorageCorrupt, match="_max_listing_page is not there any more"):
+            await stage.sync(USERS)
+
+    play(Source(users=[losing]), body, path)
+    found = health(SqliteDatabase(path), INFO, now=time.time())
+    assert (found.health, "_max_listing_page" in found.reason) == (Health.FAILED, True)
