@@ -45,6 +45,7 @@ from urllib.parse import unquote, urlsplit
 from ..errors import (
     MaxError,
     MissingExtra,
+    StorageCorrupt,
     StorageEmpty,
     StorageError,
     StorageUnreachable,
@@ -144,6 +145,9 @@ def translated(label: str) -> Iterator[None]:
     """Turn psycopg's errors into StorageError, once."""
     try:
         yield
+    except StorageCorrupt as error:
+        error.locate(label)
+        raise
     except MaxError:
         raise
     except NONSENSE as error:

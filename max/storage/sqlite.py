@@ -145,6 +145,9 @@ def translated(path: str, connection: SqliteConnection | None = None) -> Iterato
         yield
     except sqlite3.Error as error:
         raise DIALECT.error(path, error) from error
+    except StorageCorrupt as error:
+        error.locate(path)
+        raise
     except MaxError:
         raise
     except NONSENSE as error:
