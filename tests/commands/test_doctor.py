@@ -311,7 +311,7 @@ def test_a_table_or_a_row_of_maxs_own_that_is_gone_is_a_problem(synced: Cli, dam
     assert [(one["health"], fact in one["reason"]) for one in health] == [("failed", True)]
     answer = synced("sync", "acme", "--json")
     assert (answer.status, answer.error["code"], answer.error["hint"]) == (1, "storage.corrupt", DAMAGED)
-    assert f"data.db: {fact}" in answer.error["message"]
+    assert "data.db: " in answer.error["message"]
 
 
 def test_each_table_that_is_gone_is_a_problem_ends_syncs_and_makes_the_health_failed(synced: Cli) -> None:
