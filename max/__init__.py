@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from .model.entities import RefKey as RefKey
     from .model.entities import Scope as Scope
     from .model.filters import Filter as Filter
+    from .model.middleware import MethodCall as MethodCall
+    from .model.middleware import Middleware as Middleware
     from .model.query import Query as Query
     from .model.query import QueryPage as QueryPage
     from .model.schedules import ScheduleStatus as ScheduleStatus
@@ -80,6 +82,7 @@ if TYPE_CHECKING:
     from .upstream.credentials import MemoryCredentials as MemoryCredentials
     from .upstream.credentials import Secret as Secret
     from .upstream.hosts import Hosts as Hosts
+    from .upstream.operations import Call as Call
     from .upstream.operations import FlowController as FlowController
     from .upstream.recording import Recording as Recording
     from .upstream.replay import Replay as Replay
@@ -98,6 +101,7 @@ model.aggregate: Group Groups
 model.changes: Change ChangeFeed ChangePage
 model.entities: Entity FieldOf ManyOf Ref RefKey Scope
 model.filters: Filter
+model.middleware: MethodCall Middleware
 model.query: Query QueryPage
 model.schedules: ScheduleStatus
 model.schema: Schema
@@ -116,7 +120,7 @@ storage.schema_diff: MigrationPlan
 sync.events: Events
 upstream.credentials: CredentialProvider CredentialStore MemoryCredentials Secret
 upstream.hosts: Hosts
-upstream.operations: FlowController
+upstream.operations: Call FlowController
 upstream.recording: Recording
 upstream.replay: Replay
 """

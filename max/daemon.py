@@ -38,11 +38,11 @@ from .serve.socket import SocketServer
 from .upstream.redaction import Redactor
 
 if TYPE_CHECKING:
-    from .model.middleware import Middleware
+    from .model.middleware import MethodCall, Middleware
     from .model.values import Json
     from .serve.daemon_log import LogFile
     from .serve.http_service import HttpService
-    from .serve.methods import MethodCall, Parts
+    from .serve.methods import Parts
     from .serve.service_manager import Notifier
     from .serve.streams import Stream
 

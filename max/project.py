@@ -36,12 +36,13 @@ if TYPE_CHECKING:
     from .installations.credential_file import StoredSecrets
     from .installations.encryption import KeySource
     from .installations.onboarding import OnboardingResult
+    from .model.asgi import AsgiApp
     from .model.audit import AuditCheck, AuditRow
     from .model.entities import Entity, FieldOf, Ref
     from .model.event_log import InstallationEvent
     from .model.filters import Filter
     from .model.health import InstallationHealth
-    from .model.middleware import Middleware
+    from .model.middleware import MethodCall, Middleware
     from .model.schedules import ScheduleStatus
     from .model.soundness import Finding
     from .model.tasks import SyncCommand, SyncRun
@@ -51,8 +52,6 @@ if TYPE_CHECKING:
     from .query.reader import Reader
     from .query.sql import SqlAnswer, Values
     from .runtime import InstallationRuntime
-    from .serve.http_app import HttpApp
-    from .serve.methods import MethodCall
     from .storage.database import Database
     from .storage.schema_diff import MigrationPlan
     from .upstream.operations import Call, FlowController
@@ -640,7 +639,7 @@ class Project(Generic[R]):
         origins: Sequence[str] = (),
         read_only: bool = False,
         middlewares: Sequence[Middleware[MethodCall]] = (),
-    ) -> HttpApp:
+    ) -> AsgiApp:
         """The project over HTTP, as an ASGI app for a server that runs in this program.
 
         ``token`` is what callers send as ``Authorization: Bearer …``, or several by name; UsageError for
@@ -650,13 +649,9 @@ class Project(Generic[R]):
         nothing before it is asked; when its host ends, its streams end.  What it started are the
         project's runtimes, which ``stop_all``, or the end of the ``async with``, stops.
         """
-        from .serve.http_access import LOOPBACK, Access, Tokens
-        from .serve.http_app import HttpApp
-        from .serve.methods import Methods
+        from .serve.http_app import app_of
 
-        access = Access(Tokens(token), hosts=[*LOOPBACK, *hosts], origins=origins)
-        methods = Methods(cast("Project[Any]", self), middlewares=middlewares)
-        return HttpApp(methods, access, read_only=read_only)
+        return app_of(self, token, hosts, origins, read_only=read_only, middlewares=middlewares)
 
     # -- runtimes --------------------------------------------------------------------------
 

@@ -49,9 +49,9 @@ from .errors import (
     UsageError,
 )
 from .execution import NO_AUDIT, NO_LEASE, NO_OPTIONS, SyncContext, SyncExecutor, SyncHandle, not_started
-from .installations.actor import acting_as
 from .installations.files import KEPT
 from .model.account_fields import with_found
+from .model.actor import acting_as
 from .model.delivery import Delivery
 from .model.entities import Entity, FieldOf, ManyOf, Ref
 from .model.filters import Filter

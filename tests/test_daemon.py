@@ -13,7 +13,7 @@ from shutil import rmtree
 
 import pytest
 
-from max import __version__
+from max import MethodCall, __version__
 from max.core import in_thread
 from max.daemon import Daemon, DaemonOptions
 from max.errors import DaemonRunning, UsageError
@@ -21,7 +21,6 @@ from max.projects.folder import ProjectFolder
 from max.serve.client import Client
 from max.serve.daemon_folder import DaemonFolder
 from max.serve.daemon_lock import amend
-from max.serve.methods import MethodCall
 
 
 @pytest.fixture

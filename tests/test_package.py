@@ -224,7 +224,7 @@ MAY_IMPORT = {  # each file or folder of max/, and what it may import of the oth
 }
 
 
-DOORS = {"project": "serve"}  # project.serve() leads upward: what it imports, it imports when it is called
+DOORS = {"project": "serve"}  # project.serve() leads upward: by one import, when it is called
 
 
 class TestLayers:

@@ -300,7 +300,7 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[str]
 
 def as_caller() -> AbstractContextManager[None]:
     """What a command changes is asked for by the command line, says the audit."""
-    from ..installations.actor import acting_as
+    from ..model.actor import acting_as
 
     return acting_as("command line")
 

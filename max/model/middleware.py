@@ -20,17 +20,33 @@ Rule 3: a MaxError that it raises is the outcome.  Any other error is a bug of t
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from types import TracebackType
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from ..errors import MaxError, MiddlewareFault
+from .actor import Actor
 
 X = TypeVar("X")
+C = TypeVar("C", contravariant=True)
 
-Middleware: TypeAlias = Callable[[X], AbstractAsyncContextManager[None]]
+
+class MethodCall(NamedTuple):
+    """One call of a method, as middlewares see it: its name, its arguments, and who asks."""
+
+    method: str
+    arguments: Mapping[str, Any]
+    reads: bool
+    by: Actor
+
+
+class Middleware(Protocol[C]):
+    """What is around every call of a kind, as the page above says."""
+
+    def __call__(self, call: C, /) -> AbstractAsyncContextManager[None]:
+        """What is entered before a call, and left after it."""
 
 
 @asynccontextmanager

@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING
 
 from ..core import in_thread
 from ..errors import MaxError, ProjectError, UsageError, describe
-from ..installations.actor import actor
 from ..installations.files import sync_folder, write_file
+from ..model.actor import actor
 from ..model.audit import AuditCheck, AuditRow, Outcome
 from ..model.settings import InstallationInfo
 from ..model.values import Json, storable

@@ -33,12 +33,12 @@ from ..errors import MaxError, MoveRefused, ProjectError, StorageEmpty, StorageE
 from ..installations.credential_file import StoredSecrets
 from ..installations.encryption import Keys, KeySource, keys_of_environment
 from ..installations.files import changed_names, version_of
+from ..installations.project_connectors import ProjectConnectors
 from ..model.settings import InstallationInfo, invalid_settings, read_settings, update_settings
 from ..model.values import Json
 from ..storage import postgres_project as rows
 from ..storage.postgres import PostgresDatabase, pool_of, translated
 from ..storage.postgres_project import StoredInstallation
-from .connectors import ProjectConnectors
 from .database_credentials import DatabaseCredentials, sealed
 from .manager import (
     InstallationWork,

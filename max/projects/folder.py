@@ -53,9 +53,9 @@ from ..installations.files import (
     version_of,
     write_file,
 )
+from ..installations.project_connectors import ProjectConnectors
 from ..model.settings import InstallationInfo, invalid_settings, read_settings, update_settings
 from ..model.values import Json, datetime_text, is_datetime
-from .connectors import ProjectConnectors
 from .manager import MovedInstallation, ProjectManager, move_is_running, name_of, refuse_moving
 
 if TYPE_CHECKING:

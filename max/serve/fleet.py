@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core import in_thread, logger
 from ..errors import Interrupted, MaxError, StorageError, SyncError, SyncRunning, SyncTakenOver, UsageError
-from ..installations.actor import acting_as
+from ..model.actor import acting_as
 from ..projects.database import ProjectDatabase
 from ..query.work import NextWork, next_work
 from ..storage.postgres_leases import AT_ONCE, PostgresLease

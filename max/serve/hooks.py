@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..core import Lifecycle, in_thread, logger
 from ..errors import DaemonBusy, HookRefused, LoaderFault, MaxError, StorageError, UsageError
-from ..installations.actor import acting_as
+from ..model.actor import acting_as
 from ..upstream.webhooks import LONGEST_BODY
 
 if TYPE_CHECKING:

@@ -28,12 +28,12 @@ from urllib.parse import parse_qsl
 
 from ..core import in_thread, logger
 from ..errors import HttpRefused, MaxError, UsageError
-from ..installations.actor import acting_as
+from ..model.actor import acting_as
 from ..model.values import Json
 from ..upstream.webhooks import LONGEST_BODY
 from .arguments import Parameter
 from .hooks import Hooks
-from .http_access import Access
+from .http_access import LOOPBACK, Access, Tokens
 from .http_streams import EVENTS, PLAIN, WIRE, EventStream, Prompts
 from .method import Method
 from .methods import METHODS, Methods
@@ -46,7 +46,10 @@ from .wire import Wire
 
 if TYPE_CHECKING:
     from ..core import InstallationInfo
-    from .http_server import HttpServer, Message, Receive, Scope, Send
+    from ..model.asgi import Message, Receive, Scope, Send
+    from ..model.middleware import MethodCall, Middleware
+    from ..project import Project
+    from .http_server import HttpServer
     from .tools import Toolbox
 
 log = logger("http")
@@ -496,3 +499,17 @@ ROUTES: Mapping[str, tuple[str, Handler]] = {
     "/openapi.json": ("GET HEAD", HttpApp.openapi),
     "/mcp": ("POST", HttpApp.mcp),
 }
+
+
+def app_of(
+    project: Project[Any],
+    token: str | Mapping[str, str],
+    hosts: Sequence[str],
+    origins: Sequence[str],
+    *,
+    read_only: bool,
+    middlewares: Sequence[Middleware[MethodCall]],
+) -> HttpApp:
+    """The app of a project in a host's server; see ``Project.serve``."""
+    access = Access(Tokens(token), hosts=[*LOOPBACK, *hosts], origins=origins)
+    return HttpApp(Methods(project, middlewares=middlewares), access, read_only=read_only)

@@ -22,7 +22,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Callable, Iterable
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -32,11 +32,7 @@ from ..errors import MissingExtra, ProjectError
 if TYPE_CHECKING:
     import h11
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+    from ..model.asgi import AsgiApp, Message
 
 CHUNK = 65_536  # bytes of one read, and of what is written before the writer waits
 AHEAD = 65_536  # bytes that are read while a request is being answered
@@ -66,7 +62,7 @@ class HttpServer:
 
     def __init__(
         self,
-        app: App,
+        app: AsgiApp,
         host: str = "127.0.0.1",
         port: int = 0,
         *,

@@ -32,8 +32,8 @@ from .streams import Stream
 from .wire import Wire
 
 if TYPE_CHECKING:
+    from ..model.asgi import Send
     from .http_app import HttpApp, Request
-    from .http_server import Send
     from .method import Method
 
 PLAIN, EVENTS = "application/json", "text/event-stream"

@@ -21,12 +21,12 @@ import asyncio
 import base64
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing, suppress
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar, cast
 
 from ..core import in_thread
 from ..errors import NotFound, ProjectError, RunDirect, UsageError
-from ..installations.actor import Actor, actor
-from ..model.middleware import Middleware, around
+from ..model.actor import actor
+from ..model.middleware import MethodCall, Middleware, around
 from ..model.values import Json
 from .method import PROMPTER, Method, local, reads, writes
 from .streams import End, Stream, result_though_cancelled
@@ -88,15 +88,6 @@ SyncId = Annotated[str, "the sync's id, or its beginning"]
 
 # As a stream, such as a sync; and who cannot sign a hook must not make the audit grow.
 RECORDED_BY_RUNTIMES = ("receive_hook", "process_hooks")
-
-
-class MethodCall(NamedTuple):
-    """One call of a method, as middlewares see it: its name, its arguments, and who asks."""
-
-    method: str
-    arguments: Mapping[str, Any]
-    reads: bool
-    by: Actor
 
 
 class Methods:

@@ -29,7 +29,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..installations.actor import acting_as
+from ..model.actor import acting_as
 from ..model.settings import DEFAULTS
 from ..project import Project
 from ..projects.audit import recorded_elsewhere

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from ..core import SyncOptions, in_thread, logger
 from ..errors import Interrupted, MaxError, StorageError, SyncError, SyncRunning
-from ..installations.actor import acting_as
+from ..model.actor import acting_as
 from ..model.schedules import Outlook, Schedule, ScheduleStatus, Turn
 from ..model.tasks import Status
 from ..query import schedules

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from ..core import logger
 from ..errors import DaemonError
-from ..installations.actor import acting_as
+from ..model.actor import acting_as
 from .protocol import Bounds, serve_connection
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from max.core import in_thread
 from max.errors import ProjectError, StorageError, UnknownName, UsageError
-from max.installations.actor import acting_as
+from max.model.actor import acting_as
 from max.model.audit import AuditRow
 from max.model.settings import InstallationInfo
 from max.projects.audit import (

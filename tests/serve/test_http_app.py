@@ -352,7 +352,7 @@ class TestIdentity:
     def test_the_caller_of_a_call_is_the_name_of_its_token(
         self, synced: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from max.installations.actor import actor
+        from max.model.actor import actor
 
         seen = []
 

@@ -15,7 +15,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from max.errors import MissingExtra, ProjectError
-from max.serve.http_server import ConnectionBounds, HttpServer, Message, Receive, Scope, Send
+from max.model.asgi import Message, Receive, Scope, Send
+from max.serve.http_server import ConnectionBounds, HttpServer
 from tests.waiting import until
 
 QUICK = ConnectionBounds(

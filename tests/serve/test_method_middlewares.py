@@ -11,11 +11,12 @@ from typing import Any
 import httpx2
 import pytest
 
+from max import MethodCall
 from max.errors import NotFound, PermissionDenied, UnknownName
-from max.installations.actor import acting_as
+from max.model.actor import acting_as
 from max.model.tasks import Status
 from max.project import Project
-from max.serve.methods import MethodCall, Methods
+from max.serve.methods import Methods
 
 ACME = "acme:default"
 Seen = tuple[str, str, str]

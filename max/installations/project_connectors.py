@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConnectorError
-from ..installations.files import CONNECTORS
 from ..model.settings import InstallationInfo
+from .files import CONNECTORS
 
 if TYPE_CHECKING:
     from ..connector import Connector
-    from ..installations.registry import ConnectorRegistry
+    from .registry import ConnectorRegistry
 
 
 class ProjectConnectors:
@@ -32,7 +32,7 @@ class ProjectConnectors:
     def registry(self) -> ConnectorRegistry:
         """The connectors that can be used here, the project's own among them."""
         if self._registry is None:
-            from ..installations.registry import ConnectorRegistry
+            from .registry import ConnectorRegistry
 
             own = [] if self._own is None else [self._own]
             self._registry = ConnectorRegistry(own, self._allow)
@@ -55,7 +55,7 @@ class ProjectConnectors:
             return self.registry
         own = self._folder_of(info)
         if pinned not in self._pinned:
-            from ..installations.registry import ConnectorRegistry
+            from .registry import ConnectorRegistry
 
             made = ConnectorRegistry([own.parent], self._allow, pinned=own)
             self._pinned.setdefault(pinned, made)
@@ -63,7 +63,7 @@ class ProjectConnectors:
 
     def _folder_of(self, info: InstallationInfo) -> Path:
         """The folder that an installation's settings name; ConnectorError when it has no such connector."""
-        from ..installations.registry import PREFIX, SUFFIX
+        from .registry import PREFIX, SUFFIX
 
         hint = f"or: max settings {info} connectors="
         if self._own is None:
