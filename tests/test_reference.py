@@ -15,6 +15,7 @@ import pytest
 
 from max import connecting
 from max.installations.config import read_config
+from max.model.settings import DEFAULTS, settings_json
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference.md"
 SECTION = re.compile(r"^### `([\w.]+)`\n(.*?)(?=^##|\Z)", re.M | re.S)
@@ -105,6 +106,13 @@ class User(connecting.Entity):
     """A user."""
 
     name: connecting.Field[str] = connecting.Field()
+
+
+def test_the_table_of_settings_has_each_with_its_default() -> None:
+    page = PAGE.with_name("cli.md").read_text(encoding="utf-8").partition("\n## Settings\n")[2]
+    rows = re.findall(r"^\| `(\w+)` \| *`?([^|`]*?)`? *\|", page, re.M)
+    expected = {name: str(value) for name, value in settings_json(DEFAULTS).items()}
+    assert dict(rows) == expected
 
 
 def test_the_filters_in_the_table_of_fields_are_filters() -> None:

@@ -154,7 +154,7 @@ def test_of_two_moves_one_wins_and_status_says_what_is_being_moved_and_what_was_
     with moving_elsewhere(target) as child:
         for words in (["--to", target], ["--to", "../other"], ["acme", "--to", target], ["--undo"]):
             run = cli("move", *words, "-o", "json")
-            assert (run.status, run.error["code"]) == (1, "project.move_refused"), words
+            assert (run.status, run.error["code"]) == (1, "project.move_refused"), run.error
             assert run.error["message"] == f"another process is moving something out of {place}"
         (row,) = cli("status", "-o", "json").data["data"]
         assert (row["moving"]["from"], row["moving"]["to"], row["moving"]["running"]) == (place, target, True)
