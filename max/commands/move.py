@@ -12,7 +12,7 @@ from .framework import Answer, Options, table
 from .parser import Parser
 from .streams import tell
 from .tables import Column
-from .terminal import redraws
+from .terminal import ERASE, redraws
 from .text import counted, number
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from ..projects.moving import MoveProgress, Planned
 
 COLUMNS = ("installation", "id", "rows", "files", "state")
-ERASE = "\r\x1b[K"
 REDRAW = 0.1  # seconds between two drawings of the progress on a terminal
 
 

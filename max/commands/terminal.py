@@ -21,7 +21,7 @@ FALLBACK_WIDTH = 80  # cells of a terminal that does not report its width
 REDRAW = 0.1  # seconds between two updates of the progress line
 LEAST_SHARE = 5  # per cent of the rows, after which the time that is left is worth saying
 REPORT = 10.0  # seconds between two lines of progress where there is no terminal
-ERASE = "\r\033[K"
+ERASE = "\r\033[K"  # empties the line
 REQUEST = re.compile(r"(?:[\w.-]+(?::\d+)?: )?[A-Z]+ /\S*: ")  # which a narrow line leaves out of an error
 
 

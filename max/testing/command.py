@@ -21,7 +21,7 @@ from ..commands.connector import FAKE, named_connector, refuse_untrusted_file
 from ..commands.console import console
 from ..commands.framework import Answer, Options, paint
 from ..commands.parser import Parser
-from ..commands.terminal import redraws
+from ..commands.terminal import ERASE, redraws
 from ..commands.text import Colour, counted, pad
 from ..errors import ConnectorError, UnknownName, UsageError
 from ..installations.registry import SUFFIX, Origin, load_module
@@ -117,7 +117,7 @@ def _progress(options: Options) -> Callable[[str], None]:
 
     def report(name: str) -> None:
         if shown:
-            streams.tell(console().stderr, f"\r\x1b[K{name and f'checking: {name} …'}")
+            streams.tell(console().stderr, f"{ERASE}{name and f'checking: {name} …'}")
 
     return report
 

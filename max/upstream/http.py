@@ -87,6 +87,11 @@ ERRORS: Mapping[int, ErrorKind] = {
     429: (QuotaExceeded, "too many requests", "try again later"),
 }
 REFUSED = (UpstreamChanged, "the request was refused", "the service may have changed; update the connector")
+REDIRECTED = (
+    UpstreamChanged,
+    "it redirects on and on, or where no request may follow",
+    "the service has another address now; connect again with that, or update the connector",
+)
 BROKEN = (UpstreamBroken, "the service failed", "try again later")
 
 
@@ -541,7 +546,8 @@ def checked_url(url: str) -> str:
 
 def error_by_status(response: HttpResponse) -> UpstreamError:
     """The error that a bad status means, with the service's own message when it has one."""
-    kind, what, hint = ERRORS.get(response.status, BROKEN if response.status >= 500 else REFUSED)
+    of_class = {3: REDIRECTED, 4: REFUSED}.get(response.status // 100, BROKEN)
+    kind, what, hint = ERRORS.get(response.status, of_class)
     message = own_message(response.body)
     return kind(
         f"{response.request}: {what} ({response.status}){f': {message}' if message else ''}",
