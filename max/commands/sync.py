@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from itertools import chain
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from .. import __version__
 from ..core import InstallationInfo, Runtime, Sync, SyncOptions
@@ -31,9 +31,7 @@ from ..model.values import Json
 from ..project import Project
 from ..projects.manager import ProjectManager, folder_of
 from ..query.maintenance import request
-from ..serve.client import Client
 from ..serve.daemon_folder import DaemonFolder
-from ..serve.remote_runtime import DaemonLink, RemoteRuntime
 from ..sync.task_graph import named_fields, options_json
 from ..upstream.recording import Recording, UpstreamAccess
 from ..upstream.recording_file import refuse_existing
@@ -47,6 +45,9 @@ from .schedule_view import waiting_words
 from .terminal import is_terminal, line_width, print_note
 from .text import counted, sanitize
 from .views import result_json, summary
+
+if TYPE_CHECKING:
+    from ..serve.client import Client
 
 EXIT = {Status.COMPLETED: 0, Status.PARTIAL: 3}  # failed and cancelled: 1; interrupted: as the signal says
 SCOPE = {  # the flags of `max sync` that widen or narrow what it fetches
@@ -356,6 +357,8 @@ async def opened(
     if folder is None or not folder.has_socket():
         yield Project(project)
         return
+    from ..serve.client import Client  # most syncs need none
+
     async with AsyncExitStack() as connected:
         client = None
         with suppress(DaemonError, TimeoutError):  # it has just ended, or speaks otherwise
@@ -369,6 +372,8 @@ async def opened(
 
 def in_daemon(client: Client, folder: ProjectManager, info: InstallationInfo) -> Runtime:
     """The runtime of an installation in the project's daemon."""
+    from ..serve.remote_runtime import DaemonLink, RemoteRuntime
+
     return RemoteRuntime(DaemonLink(client, info))
 
 

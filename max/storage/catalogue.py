@@ -8,7 +8,7 @@ can be made by no entity, so what users create is never mistaken for ours.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..errors import DAMAGED, StorageCorrupt, StorageError, StorageNewer
@@ -156,12 +156,29 @@ def has_part(connection: Connection, owner: str, migrations: Sequence[str]) -> b
         return False
     sql = "SELECT version FROM _max_migration WHERE owner = ? ORDER BY version"
     versions = [version for (version,) in connection.execute(sql, (owner,)).fetchall()]
+    _check_part(connection, owner, versions, migrations)
+    return bool(versions)
+
+
+def check_versions(connection: Connection, parts: Mapping[str, Sequence[str]]) -> None:
+    """``has_part`` for several parts, by their owners, in one question."""
+    if not is_catalogued(connection):
+        return
+    found: dict[str, list[object]] = {owner: [] for owner in parts}
+    for owner, version in connection.execute("SELECT owner, version FROM _max_migration ORDER BY version"):
+        found.setdefault(owner, []).append(version)
+    for owner, migrations in parts.items():
+        _check_part(connection, owner, found[owner], migrations)
+
+
+def _check_part(
+    connection: Connection, owner: str, versions: Sequence[object], migrations: Sequence[str]
+) -> None:
     refuse_newer(owner, versions[-1] if versions else 0, len(migrations))
     check_record(owner, versions)
     first = None if versions else re.search(CREATED, migrations[0])
     if first is not None and connection.dialect.columns(connection, first[1]):
         raise StorageCorrupt(f"the tables of {owner} are there, without their version", hint=DAMAGED)
-    return bool(versions)
 
 
 def is_catalogued(connection: Connection) -> bool:

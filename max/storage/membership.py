@@ -109,6 +109,9 @@ RENEW_IN_A_ROW = """
     UPDATE _max_membership SET generation = :generation, page = :page
      WHERE listing = :listing AND child BETWEEN :first AND :last AND generation <> :generation
 """
+COUNT_IN_A_ROW = """
+    SELECT count(*) FROM _max_membership WHERE listing = :listing AND child BETWEEN :first AND :last
+"""
 ADD_IN_A_ROW = """
     INSERT INTO _max_membership (listing, child, generation, page)
     SELECT :listing, _row, :generation, :page FROM {table}
@@ -593,8 +596,8 @@ def _add(
     newest: float,
 ) -> int:
     """Rows are members of a listing, each by itself from now on; how many were not so in this pass."""
-    added = _add_in_a_row(connection, child, ids, values, newest)
-    if added < len(ids):
+    added, are_all = _add_in_a_row(connection, child, ids, values, newest)
+    if not are_all:
         by_id = {**values, "ids": connection.dialect.array(ids)}
         added += connection.execute(child.sql(ADD_MEMBERS), by_id).rowcount
     return added
@@ -606,14 +609,20 @@ def _add_in_a_row(
     ids: list[str],
     values: Mapping[str, Any],
     newest: float,
-) -> int:
-    """Rows that are numbered one after another are members, without a search for each; how many are new."""
+) -> tuple[int, bool]:
+    """Rows that are numbered one after another are members, without a search for each.
+
+    How many are new, and whether all are members now.
+    """
     numbers = in_a_row(connection, child, ids)
     if numbers is None or not (numbers[0] > newest or _are_in_a_row(connection, child, ids, numbers)):
-        return 0
+        return 0, False
     values = {**values, "first": numbers[0], "last": numbers[1]}
-    add = child.sql(ADD_IN_A_ROW) if numbers[0] > newest else RENEW_IN_A_ROW
-    return connection.execute(add, values).rowcount
+    if numbers[0] > newest:
+        added = connection.execute(child.sql(ADD_IN_A_ROW), values).rowcount
+        return added, added == len(ids)
+    renewed = connection.execute(RENEW_IN_A_ROW, values).rowcount
+    return renewed, connection.execute(COUNT_IN_A_ROW, values).fetchone()[0] == len(ids)
 
 
 def _are_in_a_row(

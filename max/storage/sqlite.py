@@ -115,8 +115,8 @@ def insert_rows(
         statement = _with_rows(sql, len(columns), len(constants), together)
         while start + together <= number:
             end = start + together
-            some = chain.from_iterable([column[start:end] for column in columns])
-            connection.execute(statement, [*some, *constants])
+            first, *others = zip(*[column[start:end] for column in columns], strict=True)
+            connection.execute(statement, [*first, *constants, *chain.from_iterable(others)])
             start = end
     if start < number:
         same = [repeat(one, number - start) for one in constants]
@@ -126,13 +126,13 @@ def insert_rows(
 
 @lru_cache(500)
 def _with_rows(sql: str, width: int, constants: int, number: int) -> str:
-    """The statement of so many rows: first its parameters have the first column, then the second one."""
-    same = range(number * width + 1, number * width + constants + 1)
-    rows = [
-        f"({', '.join(f'?{at}' for at in chain(range(row + 1, number * width + 1, number), same))})"
-        for row in range(number)
-    ]
-    return sql.replace("{rows}", f"VALUES {', '.join(rows)}")
+    """The statement of so many rows: its parameters are the first row, the constants, then the other rows.
+
+    A ``?`` is the one behind the highest so far.  Numbered ones are looked for in a list, each when it is
+    read: a statement with a thousand of them would take longer to read than to run.
+    """
+    row = ", ".join([*["?"] * width, *[f"?{width + at}" for at in range(1, constants + 1)]])
+    return sql.replace("{rows}", f"VALUES {', '.join([f'({row})'] * number)}")
 
 
 @contextmanager

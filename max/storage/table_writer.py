@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from itertools import chain
-from typing import Any, NamedTuple, Self, TypeAlias, cast
+from itertools import chain, islice
+from typing import Any, NamedTuple, Self, cast
 
 from ..model.columns import Column, EncodedRows
 from ..model.delivery import Delivery, WriteResult
@@ -33,7 +33,15 @@ from ..model.query import Query
 from ..model.schema import Schema
 from ..model.values import Kind, is_id
 from . import change_log, freshness, full_text, membership, quarantine, removals, sync_log
-from .catalogue import check_filled, has_part, is_catalogued, migrate, refuse_gone, tables_of, versions
+from .catalogue import (
+    check_filled,
+    check_versions,
+    is_catalogued,
+    migrate,
+    refuse_gone,
+    tables_of,
+    versions,
+)
 from .database import Connection, RenameOwner, decoding, quoted
 from .ddl import build_indexes
 from .freshness import (
@@ -69,6 +77,7 @@ NEW_IDS = """
          WHERE NOT EXISTS (SELECT 1 FROM {table} WHERE _id = named.value AND _removed_at IS NULL)
            AND NOT EXISTS (SELECT 1 FROM _max_quarantine WHERE entity = :entity AND id = named.value))
 """
+PROBED = 10  # rows of a page that say whether most of it is changed
 
 
 class Unsure(NamedTuple):
@@ -543,9 +552,9 @@ class TableWriter(Tables):
             constants = (*mapping.bitmap_values(rows.names), *loads, *moved)
             columns: Sequence[Column] = [rows.ids, *rows.columns]
             if numbers := in_a_row(connection, mapping, rows.ids):
-                values = rows.tuples(*constants)
-                changed = _changed(connection, mapping, (rows.names, covered), values, moved, numbers)
-                columns, constants = list(zip(*changed, strict=True)), ()
+                changed = _changed(connection, mapping, rows, covered, constants, numbers)
+                if changed is not None:
+                    columns, constants = list(zip(*changed, strict=True)), ()
             connection.insert(*known_upsert(mapping, rows.names, covered), columns, constants)
             alone = _alone(mapping, rows, covered)
             if alone and at is not None:
@@ -646,8 +655,7 @@ class TableWriter(Tables):
 
 def check_parts(connection: Connection) -> None:
     """StorageNewer when a newer Max wrote some part of the database: no other part is written then."""
-    for owner, migrations in parts().items():
-        has_part(connection, owner, migrations)
+    check_versions(connection, parts())
 
 
 def check_made(connection: Connection) -> None:
@@ -739,31 +747,36 @@ def _alone(mapping: TableMapping[Any], rows: EncodedRows, covered: Sequence[int]
     return [name for name in rows.names if mapping.load_groups[name] not in covered]
 
 
-Written: TypeAlias = tuple[tuple[str, ...], tuple[int, ...]]  # the fields of rows, and their load groups
-
-
 def _changed(
     connection: Connection,
     mapping: TableMapping[Any],
-    written: Written,
-    values: Iterable[tuple[Any, ...]],
-    moved: Sequence[float],
+    rows: EncodedRows,
+    covered: Sequence[int],
+    constants: Sequence[Any],
     numbers: tuple[int, int],
-) -> list[tuple[Any, ...]]:
+) -> list[tuple[Any, ...]] | None:
     """The rows that an upsert would change, of rows that are probably numbered from one number to another.
 
     Rows that were first stored together lie together.  To read and to compare them takes half as
-    long as an upsert, which looks for each.
+    long as an upsert, which looks for each; so it is None when most of the first few are changed.
     """
-    names, load_groups = written
-    columns = ["_id", *map(quoted, names)]
-    bits = zip(map(quoted, mapping.bitmaps), mapping.bitmap_values(names), strict=True)
+    columns = ["_id", *map(quoted, rows.names)]
+    bits = zip(map(quoted, mapping.bitmaps), mapping.bitmap_values(rows.names), strict=True)
     columns += [f"{bitmap} & {wanted}" for bitmap, wanted in bits]
-    columns += [quoted(load_column(group)) for group in load_groups]
-    noted = [quoted(column) for name, column in mapping.moved_columns.items() if name in names]
+    columns += [quoted(load_column(group)) for group in covered]
+    noted = [quoted(column) for name, column in mapping.moved_columns.items() if name in rows.names]
     columns += [
         f"CASE WHEN {column} > {NEVER} THEN ? END" for column in noted
     ]  # it stays when the field does
     sql = f"SELECT {', '.join(columns)} FROM {{table}} WHERE _row BETWEEN ? AND ? AND _removed_at IS NULL"
-    stored = {row[0]: row for row in connection.execute(mapping.sql(sql), (*moved, *numbers))}
-    return [row for row in values if stored.get(row[0]) != row]
+    moved = constants[len(constants) - len(noted) :]
+
+    def stored(first: int, last: int) -> dict[str, tuple[Any, ...]]:
+        return {row[0]: row for row in connection.execute(mapping.sql(sql), (*moved, first, last))}
+
+    few = stored(numbers[0], numbers[0] + PROBED - 1)
+    same = [few[row[0]] == row for row in islice(rows.tuples(*constants), PROBED) if row[0] in few]
+    if 2 * sum(same) < len(same):
+        return None
+    all_stored = stored(*numbers)
+    return [row for row in rows.tuples(*constants) if all_stored.get(row[0]) != row]
