@@ -53,6 +53,9 @@ class Struct:
             cls.__signature__ = None  # its own __init__ says it
 
     def __init__(self, *args: object, **named: object) -> None:
+        if len(args) == len(self._names) and not named:  # the quick way
+            self.__dict__.update(zip(self._names, args, strict=True))
+            return
         number = len(args) + len(named)
         if args:
             named.update(zip(self._names, args, strict=False))

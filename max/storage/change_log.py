@@ -35,17 +35,18 @@ import time
 from binascii import b2a_base64
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import groupby, islice, takewhile
 from operator import itemgetter
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from ..errors import CursorExpired, HistoryError, InvalidCursor
 from ..model.changes import ALL_ROWS, KINDS, NOW, TIMES, Change, ChangeKind, ChangePage, ChangeSummary
 from ..model.columns import DECODERS, STORED, TEXTS, decode_column, no_value, unreadable
 from ..model.delivery import Delivery
-from ..model.entities import Entity, FieldType
+from ..model.entities import Entity, FieldType, Ref
 from ..model.struct import Struct, checked
-from ..model.values import Json, Kind
+from ..model.values import Kind
 from .catalogue import drop, has_part, migrate, only_row, put
 from .database import FALSE, TRUE, Connection, Database, Dialect, RenameOwner, decoding, joined, quoted
 from .rows import BITS, TableMapping
@@ -121,13 +122,17 @@ BY_ROW = """
      ORDER BY row, id
 """
 BY_SYNC = """
-    SELECT number, row, kind FROM _max_change
-     WHERE sync = :sync
-       AND id > (SELECT coalesce(max(id), 0)
-                   FROM (SELECT id FROM _max_change
-                          WHERE at < :since AND (sync IS NULL OR sync <> :sync)
-                          ORDER BY id DESC LIMIT 1) AS before)
-     ORDER BY number, row, id
+    SELECT r.number, began.kind, ended.kind, count(*)
+      FROM (SELECT number, row, min(id) AS first, max(id) AS last FROM _max_change
+             WHERE sync = :sync
+               AND id > (SELECT coalesce(max(id), 0)
+                           FROM (SELECT id FROM _max_change
+                                  WHERE at < :since AND (sync IS NULL OR sync <> :sync)
+                                  ORDER BY id DESC LIMIT 1) AS before)
+             GROUP BY +number, row) AS r
+      JOIN _max_change AS began ON began.id = r.first
+      JOIN _max_change AS ended ON ended.id = r.last
+     GROUP BY r.number, began.kind, ended.kind
 """
 FIRST_SINCE = "SELECT id FROM _max_change WHERE id > ? AND at >= ? ORDER BY id LIMIT 1"
 # Every row that was there at the floor is there now, or has a record after the floor.
@@ -397,12 +402,10 @@ def changed_by(connection: Connection, sync: str, *, since: float) -> dict[str, 
         return None
     names = dict(connection.execute("SELECT id, name FROM _max_change_entity").fetchall())
     counts: dict[str, Counter[str]] = {}
-    rows = connection.execute(BY_SYNC, {"since": since, "sync": sync})
-    for (number, _), records in groupby(rows, key=itemgetter(0, 1)):
-        kinds = [kind for _, _, kind in records]
-        what = net_kind(kinds[0], kinds[-1])
+    for number, first, last, rows in connection.execute(BY_SYNC, {"since": since, "sync": sync}):
+        what = net_kind(first, last)
         if what is not None and number in names:
-            counts.setdefault(names[number], Counter())[what] += 1
+            counts.setdefault(names[number], Counter())[what] += rows
     return {name: {kind: found[kind] for kind in KINDS if found[kind]} for name, found in counts.items()}
 
 
@@ -562,7 +565,7 @@ class _Reading:
         wanted = {one.__name__ for one in entities} or mappings.keys()
         numbers = connection.execute("SELECT id, name FROM _max_change_entity ORDER BY id").fetchall()
         self._mappings = {n: mappings[name] for n, name in numbers if name in mappings and name in wanted}
-        self._decoders = {number: _decoders(mapping) for number, mapping in self._mappings.items()}
+        self._sides = {number: _Sides(mapping) for number, mapping in self._mappings.items()}
 
     def position(self, since: str | float | None) -> int | tuple[int, str]:
         """The number of the record after which to go on, or a position among the rows before the first."""
@@ -670,18 +673,18 @@ class _Reading:
 
     def _undone(self, number: int, ids: Sequence[str]) -> dict[str, dict[str, Any] | None]:
         """Rows as they were at the floor: as they are now, without what the records say."""
-        mapping, decoders, dialect = self._mappings[number], self._decoders[number], self._connection.dialect
+        mapping, sides, dialect = self._mappings[number], self._sides[number], self._connection.dialect
         visible = VISIBLE.format(values=loaded_values(dialect, mapping, "t"))
         values = {"number": number, "floor": self.log.floor, "ids": dialect.array(ids)}
         now = self._connection.execute(mapping.sql(visible), {"ids": values["ids"]}).fetchall()
-        rows: dict[str, dict[str, Any] | None] = {id: decode_side(decoders, side) for id, side in now}
+        rows: dict[str, dict[str, Any] | None] = {id: sides.decode(side) for id, side in now}
         for row, kind, old, new in self._connection.execute(self._sql(UNDO), values).fetchall():
             if kind in ("created", "restored"):
                 rows[row] = None
                 continue
-            gone = decode_side(decoders, new)
+            gone = sides.names(new)
             left = {n: v for n, v in (rows.get(row) or {}).items() if n not in gone}
-            rows[row] = left | decode_side(decoders, old)
+            rows[row] = left | sides.decode(old)
         return rows
 
     def _existing(self, number: int, id: str, fields: Mapping[str, Any]) -> Change:
@@ -701,8 +704,8 @@ class _Reading:
         new: str | None,
     ) -> Change | None:
         """The change of a record; None for an update of none of the chosen fields."""
-        entity, decoders = self._mappings[number].entity, self._decoders[number]
-        before, after = (self._chosen(decode_side(decoders, side)) for side in (old, new))
+        entity, sides = self._mappings[number].entity, self._sides[number]
+        before, after = self._chosen(sides.decode(old)), self._chosen(sides.decode(new))
         if kind == "updated" and self._fields and not (before or after):
             return None
         kind, cursor = KINDS[KINDS.index(kind)], change_cursor(self.log, id)
@@ -736,36 +739,74 @@ def net_kind(first: str, last: str) -> ChangeKind | None:
     return "removed" if last == "removed" else "updated"
 
 
-Decoder = tuple[str, Kind, frozenset[type], Callable[[Any], Any] | None]
-Decoders = Mapping[int, Decoder]
+_JSON = json.JSONDecoder()
 
 
-def _decoders(mapping: TableMapping[Any]) -> Decoders:
-    """How each field is read from JSON, by its number: name, kind, in which types it comes, what to do."""
-    return {mapping.bits[name]: (name, holds.kind, *_decoder(holds)) for name, holds in mapping.types.items()}
+class _Decoder(NamedTuple):
+    """How a field is read from JSON: in which types it comes, and what makes a value of it."""
+
+    name: str
+    kind: Kind
+    types: frozenset[type]
+    decode: Callable[[Any], Any] | None
+
+
+class _Sides:
+    """Reads the sides of changes of one entity; many have the same fields, which are looked up once."""
+
+    def __init__(self, mapping: TableMapping[Any]) -> None:
+        self._decoders = {
+            mapping.bits[name]: _Decoder(name, holds.kind, *_decoder(holds))
+            for name, holds in mapping.types.items()
+        }
+        self._known: dict[tuple[int, int], list[tuple[int, _Decoder]]] = {}
+
+    def _fields(self, word: int, bits: int) -> list[tuple[int, _Decoder]]:
+        """The fields of one bitmap of a side that the schema has, each with the place of its value."""
+        found = self._known.get((word, bits))
+        if found is None:
+            places = [place for place in range(bits.bit_length()) if bits >> place & 1]
+            numbers = [(place, word * BITS + place) for place in places]
+            found = [(place, self._decoders[n]) for place, n in numbers if n in self._decoders]
+            self._known[word, bits] = found
+        return found
+
+    def names(self, side: str | None) -> set[str]:
+        """The fields that a side has."""
+        bitmaps = enumerate(_read_side(side)) if side else ()
+        return {one.name for word, (bits, *_) in bitmaps for _, one in self._fields(word, bits)}
+
+    def decode(self, side: str | None) -> dict[str, Any]:
+        """The fields of a side, as values; StorageCorrupt, or an error of NONSENSE, for others."""
+        found: dict[str, Any] = {}
+        for word, (bits, *values) in enumerate(_read_side(side)) if side else ():
+            for place, (name, kind, types, decode) in self._fields(word, bits):
+                value = values[place]
+                if type(value) not in types:
+                    raise unreadable(no_value(kind, value))
+                try:
+                    found[name] = value if decode is None or value is None else decode(value)
+                except (ValueError, TypeError, RecursionError) as error:
+                    raise unreadable(no_value(kind, value) if kind is Kind.REAL else error) from error
+        return found
 
 
 def _decoder(holds: FieldType) -> tuple[frozenset[type], Callable[[Any], Any] | None]:
     stored = STORED.get(holds.kind, TEXTS)
     if holds.kind is Kind.REAL:
         return stored | TEXTS, float  # it is the text of all its digits
-    if holds.kind in (Kind.REF, Kind.JSON):
+    if holds.kind is Kind.REF:
+        return stored, partial(Ref, cast("type[Entity]", holds.target))
+    if holds.kind is Kind.JSON:
         return stored, lambda value: decode_column(holds, [value])[0]
     return stored, DECODERS.get(holds.kind, holds.of_text if holds.enum else None)
 
 
-def decode_side(decoders: Decoders, side: str | None) -> dict[str, Any]:
-    """The fields of a side of a change, as values; StorageCorrupt, or an error of NONSENSE, for others."""
-    found: dict[str, Any] = {}
-    for number, value in _numbered(side) if side else ():
-        if number in decoders:
-            name, kind, types, decode = decoders[number]
-            if type(value) not in types:
-                raise unreadable(no_value(kind, value))
-            try:
-                found[name] = value if decode is None or value is None else decode(value)
-            except (ValueError, TypeError, RecursionError) as error:
-                raise unreadable(no_value(kind, value) if kind is Kind.REAL else error) from error
+def _read_side(side: str) -> list[list[Any]]:
+    """The bitmaps of a side of a change, each with its values; ``json.loads`` looks for blanks as well."""
+    found, end = _JSON.raw_decode(side)
+    if end != len(side) or not isinstance(found, list):
+        raise ValueError(f"{side[:40]!r} is no side of a change")
     return found
 
 
@@ -773,7 +814,7 @@ def _numbered(side: str) -> list[tuple[int, Any]]:
     """The stored values of a side of a change, with the numbers of their fields."""
     return [
         (word * BITS + place, values[place])
-        for word, (bits, *values) in enumerate(json.loads(side))
+        for word, (bits, *values) in enumerate(_read_side(side))
         for place in range(bits.bit_length())
         if bits >> place & 1
     ]
@@ -786,16 +827,17 @@ URL_SAFE = bytes.maketrans(b"+/", b"-_")  # as base64.urlsafe_b64encode, whose m
 
 def change_cursor(log: _Log, number: int) -> str:
     """The cursor after a record."""
-    return _encode([log.name, number])
+    return _encode(f"[{json.dumps(log.name)}, {number}]")
 
 
 def base_cursor(log: _Log, entity: int, row: str) -> str:
     """The cursor after one of the rows with which the log begins."""
-    return _encode([log.name, log.floor, entity, row])
+    return _encode(f"[{json.dumps(log.name)}, {log.floor}, {entity}, {json.dumps(row)}]")
 
 
-def _encode(data: Json) -> str:
-    return b2a_base64(json.dumps(data).encode(), newline=False).translate(URL_SAFE).rstrip(b"=").decode()
+def _encode(data: str) -> str:
+    """JSON as a word; that of a text is made at once, and that of a list by an encoder of its own."""
+    return b2a_base64(data.encode(), newline=False).translate(URL_SAFE).rstrip(b"=").decode()
 
 
 def _position(log: _Log, cursor: str) -> int | tuple[int, str]:

@@ -876,6 +876,39 @@ def test_what_a_sync_changed_is_counted_without_what_others_did_meanwhile() -> N
     assert recorded(body) == {"Post": {"created": 1, "updated": 1}}
 
 
+def test_what_a_sync_changed_is_read_from_the_newest_records_however_many_there_are() -> None:
+    async def body(place: Place) -> list[int]:
+        steps = []
+        for number, size in enumerate([10, 2_000]):
+            older = [Post(f"{number}-{id}", title="x") for id in range(size)]
+            await place.receive(*older, at=NOON + 10 * number, sync="before")
+            at, sync = NOON + 10 * number + 5, f"s{number}"
+            await place.receive(Post("1", title=sync), at=at, sync=sync)
+            found = await place.database.read(lambda c, at=at, sync=sync: steps_of(c, sync, at))
+            steps.append(found)
+        return steps
+
+    few, many = recorded(body)
+    assert many < 2 * few
+
+
+def steps_of(connection: SqliteConnection, sync: str, since: float) -> int:
+    """How many steps SQLite takes to count what a sync changed."""
+    steps = 0
+
+    def count() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    connection.set_progress_handler(count, 1)
+    try:
+        assert changed_by(connection, sync, since=since)
+    finally:
+        connection.set_progress_handler(None, 1)
+    return steps
+
+
 def test_what_a_sync_changed_is_counted_although_the_clock_went_back() -> None:
     async def body(place: Place) -> Any:
         await place.receive(Post("1", title="x"), at=NOON, sync="before")

@@ -26,13 +26,17 @@ NEVER = 10**9  # rows: more than any page has
 
 
 class Brought(NamedTuple):
-    """A page: the ids that it lists, those whose size has changed or did not come, and what is gone."""
+    """A page: the ids that it lists, those whose size has changed or did not come, and what is gone.
+
+    ``delta``: it lists only what changed.
+    """
 
     ids: list[int]
     changed: frozenset[int]
     nameless: frozenset[int]
     gone: frozenset[int]
     shelf: int
+    delta: bool = False
 
 
 KNOWN = 12  # things that are stored before, in order
@@ -50,7 +54,7 @@ def pages(draw: st.DrawFn) -> Brought:
     if draw(st.integers(0, 3)) == 0:
         ids = draw(st.permutations(ids))
     some = st.frozensets(st.integers(0, KNOWN), max_size=2)
-    return Brought(ids, draw(some), draw(some), draw(some), draw(st.integers(0, 1)))
+    return Brought(ids, draw(some), draw(some), draw(some), draw(st.integers(0, 1)), draw(st.booleans()))
 
 
 @contextmanager
@@ -59,6 +63,7 @@ def lying_together_from(many: int) -> Iterator[None]:
     with ExitStack() as patches:
         for module in (rows, table_writer):
             patches.enter_context(patch.object(module, "MANY", many))
+        patches.enter_context(patch.object(table_writer, "PROBED", 2))
         yield
 
 
@@ -71,7 +76,7 @@ def store(connection: SqliteConnection, tables: TableWriter, number: int, page: 
         values |= {} if id in page.nameless else {"name": f"name of {id}"}
         things.append(THING(f"t{id}", **values))
     gone = [THING.ref(f"t{id}") for id in page.gone - {*page.ids}]
-    listing = ListingPage(shelf, SHELF.things, 0, True, at)
+    listing = ListingPage(shelf, SHELF.things, 0, True, at, delta=page.delta)
     with transaction(connection):
         tables.write(connection, Delivery(things, at, listing, gone))
 
