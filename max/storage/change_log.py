@@ -123,7 +123,7 @@ BY_ROW = """
 """
 BY_SYNC = """
     SELECT r.number, began.kind, ended.kind, count(*)
-      FROM (SELECT number, row, min(id) AS first, max(id) AS last FROM _max_change
+      FROM (SELECT +number AS number, row, min(id) AS first, max(id) AS last FROM _max_change
              WHERE sync = :sync
                AND id > (SELECT coalesce(max(id), 0)
                            FROM (SELECT id FROM _max_change
