@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from bench.__main__ import BENCHES
+from max.cli import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -136,6 +137,18 @@ def test_the_commands_for_contributors_work() -> None:
             assert line.split()[-1] in BENCHES
         else:
             assert line in in_ci
+
+
+def test_the_map_leads_to_every_module_and_to_nothing_else() -> None:
+    text = CONTRIBUTING.read_text(encoding="utf-8").partition("## The map")[2].partition("## The words")[0]
+    named, folder = set(), ""
+    for path in re.findall(r"`((?:max/[a-z/]*)?\w+\.py)`", text):
+        folder = path.rpartition("/")[0] or folder
+        named.add(f"{folder}/{path.rpartition('/')[2]}")
+    there = {path.relative_to(ROOT).as_posix() for path in (ROOT / "max").rglob("[!_]*.py")}
+    assert named <= there
+    modules = {f"max/commands/{module}.py" for _, module, _ in COMMANDS.values()}
+    assert there - named - modules == set()
 
 
 def test_the_readme_has_exactly_two_set_up_commands() -> None:

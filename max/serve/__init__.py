@@ -1,5 +1,6 @@
-"""Answers for programs that run beside Max and ask over a connection: the Model Context Protocol.
+"""Answers for other programs, and what works for a project while no command runs.
 
-It reads through Readers and never prints: a connection's own stream carries messages alone.  What
-needs an event loop (a sync) is handed in by the command that serves.  Nothing imports it that only reads.
+The methods (``methods``) are answered on sockets, pipes and HTTP, for programs, and as tools over MCP, for
+agents.  Beside them are what a daemon is made of, the processes of installations, schedules and fleets.
+Commands and daemon.py import it, and ``Project.serve`` when it is called; nothing that only reads does.
 """
