@@ -21,7 +21,7 @@ from typing import Any, Generic, Self, TypeVar, cast
 
 from .core import Seeder
 from .errors import ConnectorError, UsageError
-from .model.account_fields import Found
+from .model.account_fields import MOST_COLUMNS, Found
 from .model.entities import Entity, FieldOf, ManyOf, Ref
 from .model.json_types import type_name
 from .model.loaders import (
@@ -288,7 +288,6 @@ AnyConnector = Connector[Any, Any]
 # Everything that can be checked without running a connector is checked when it is made.  A check
 # is given an attribute's value, the connector, and the place that an error names.
 
-MOST_COLUMNS = 1_800  # of fields and groups of them; SQLite allows 2,000, and some are for bitmaps and orders
 CONNECTOR_NAME = re.compile(r"(?!(?:max|sqlite)(?:_|$))[a-z][a-z0-9_]{0,47}", re.ASCII)
 CONVENTION_NAME = re.compile(r"[a-z][a-z0-9]*(?:[ _-][a-z0-9]+){0,4}", re.ASCII)
 HEADER_NAME = re.compile(r"[A-Za-z0-9_-]{1,100}", re.ASCII)

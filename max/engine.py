@@ -4,7 +4,7 @@ Rule 1: what one delivery brings (rows, removals, members, freshness, bookmarks)
 one function, inside one transaction of its caller.
 
 Rule 2: everything here is a thin face.  storage/ holds the SQL and knows no event loop;
-SqliteEngine and SqliteSyncMeta put it behind the protocols of core.py.
+DatabaseEngine and DatabaseSyncMeta put it behind the protocols of core.py.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from .storage.tables import with_account_fields
 DAY = 86_400.0  # seconds
 
 
-class SqliteEngine(Engine):
+class DatabaseEngine(Engine):
     """The engine protocol on one Database, which other parts may share for their transactions.
 
     The resolver has the schema, and knows what each listing and feed brings; the policy says how
@@ -185,10 +185,10 @@ class SqliteEngine(Engine):
         return more
 
 
-class SqliteSyncMeta(SyncMeta):
+class DatabaseSyncMeta(SyncMeta):
     """When each field was last synced, from the same tables as the engine's."""
 
-    def __init__(self, database: Database, engine: SqliteEngine) -> None:
+    def __init__(self, database: Database, engine: DatabaseEngine) -> None:
         self._database, self._engine = database, engine
 
     @property

@@ -36,7 +36,7 @@ from .core import (
     SyncOptions,
     logger,
 )
-from .engine import SqliteEngine, SqliteSyncMeta
+from .engine import DatabaseEngine, DatabaseSyncMeta
 from .errors import (
     HookRefused,
     LoaderFault,
@@ -71,7 +71,7 @@ from .storage.kept_files import StoredFiles
 from .storage.leases import new_worker
 from .storage.provenance import admit_sync
 from .storage.sync_log import options_of, refuse_while_syncing
-from .storage.task_store import SqliteTaskStore
+from .storage.task_store import DatabaseTaskStore
 from .sync.hook_worker import HookWorker
 from .sync.kept_files import KeepsFiles, KeptFiles
 from .sync.task_graph import expand, options_json
@@ -144,7 +144,7 @@ class InstallationRuntime(Runtime):
         self._calls = CallsOf(info.id, tuple(middlewares))
         self._files = _files_of(database)
         self._database, self.lease = database, lease
-        self._engine = SqliteEngine(
+        self._engine = DatabaseEngine(
             self._database,
             connector.resolver,
             settings=info.settings,
@@ -152,8 +152,8 @@ class InstallationRuntime(Runtime):
             clock=clock,
             mask=credentials.redactor.facts,
         )
-        self._meta = SqliteSyncMeta(self._database, self._engine)
-        self._store = SqliteTaskStore(self._database, version=connector.version)
+        self._meta = DatabaseSyncMeta(self._database, self._engine)
+        self._store = DatabaseTaskStore(self._database, version=connector.version)
         self._config, self._credentials = config, credentials
         self._hooks = HookWorker(self._work_through_hooks, str(info))
         self._hook_secret: tuple[Secret | None, float] = (None, -math.inf)  # and when it was read

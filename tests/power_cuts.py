@@ -28,7 +28,7 @@ from unittest import mock
 
 from max.connector import Installation
 from max.core import InstallationInfo, Store
-from max.engine import SqliteEngine
+from max.engine import DatabaseEngine
 from max.errors import StorageFull
 from max.model.delivery import Delivery
 from max.model.plan import SyncPlan
@@ -171,7 +171,7 @@ async def engine_alone(path: Path, settings: Settings) -> None:
     """Stores, tombstones and tidying up, without tasks."""
     database = SqliteDatabase(path, durability=settings.durability)
     await database.start()
-    engine = SqliteEngine(database, sample(schema=SCHEMA, loaders=LOADERS).resolver, settings=settings)
+    engine = DatabaseEngine(database, sample(schema=SCHEMA, loaders=LOADERS).resolver, settings=settings)
     await engine.start()
     for number in range(12):
         at = 1_000.0 + number

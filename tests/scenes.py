@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from max.engine import SqliteEngine, SqliteSyncMeta
+from max.engine import DatabaseEngine, DatabaseSyncMeta
 from max.execution import CAP, SyncContext, SyncExecutor, SyncHandle
 from max.model.entities import Entity, Field, Many, Ref
 from max.model.loaders import Env, Loader, PageRequest, RawLoader, UnknownLoaders
@@ -20,7 +20,7 @@ from max.model.tasks import SyncResult
 from max.storage.database import Database
 from max.storage.leases import new_worker
 from max.storage.sqlite import MEMORY, SqliteDatabase
-from max.storage.task_store import SqliteTaskStore
+from max.storage.task_store import DatabaseTaskStore
 from max.upstream.operations import AnyOperation, Limits, OperationRunner
 from tests.sample import sample
 from tests.virtual_time import JumpingSelector, VirtualTimeLoop, later, now
@@ -224,9 +224,9 @@ class Stage:
 
     source: Any
     database: SqliteDatabase
-    engine: SqliteEngine
-    meta: SqliteSyncMeta
-    store: SqliteTaskStore
+    engine: DatabaseEngine
+    meta: DatabaseSyncMeta
+    store: DatabaseTaskStore
     executor: SyncExecutor
 
     async def begin(self, *steps: Any) -> SyncHandle:
@@ -251,10 +251,10 @@ async def build(
     connector = sample(name="scene", version="7", **declared)
     database = PatientDatabase(path)
     await database.start()
-    engine = SqliteEngine(database, UnknownLoaders(connector.schema, connector.resolver.load_groups))
+    engine = DatabaseEngine(database, UnknownLoaders(connector.schema, connector.resolver.load_groups))
     await engine.start()
     await engine.store(*(root("r") for root in connector.schema.roots))
-    meta, store = SqliteSyncMeta(database, engine), SqliteTaskStore(database)
+    meta, store = DatabaseSyncMeta(database, engine), DatabaseTaskStore(database)
     context = SyncContext(
         "inst", connector, source, engine, meta, OperationRunner(Limits()), now, lambda: draw
     )

@@ -23,7 +23,7 @@ from max_connectors.acme import AcmeTask, AcmeUser
 
 from max import __version__
 from max.cli import COMMANDS, leading_options, wants_json
-from max.engine import SqliteEngine
+from max.engine import DatabaseEngine
 from max.errors import MEANT, InvalidAnswers
 from max.model.entities import Entity
 from max.storage.database import Database
@@ -61,7 +61,7 @@ def stored(cli: Cli, tmp_path: Path) -> Cli:
 
 async def fill(database: Database, entities: list[Entity]) -> None:
     await database.start()
-    engine = SqliteEngine(database, acme.connector.resolver)
+    engine = DatabaseEngine(database, acme.connector.resolver)
     await engine.start()
     await engine.store(*entities, requested_at=1_800_000_000.0)
     await engine.stop()

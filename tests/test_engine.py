@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from max.engine import SqliteEngine, SqliteSyncMeta
+from max.engine import DatabaseEngine, DatabaseSyncMeta
 from max.errors import FieldNotLoaded, SchemaError, StorageError
 from max.model.delivery import Delivery, ListingPage
 from max.model.entities import Entity, Field, Many
@@ -34,7 +34,7 @@ RED = Team.ref("red")
 
 
 def opened(
-    path: Path | str, schema: Schema, body: Callable[[SqliteDatabase, SqliteEngine], Awaitable[T]]
+    path: Path | str, schema: Schema, body: Callable[[SqliteDatabase, DatabaseEngine], Awaitable[T]]
 ) -> T:
     """Run a body on an engine and its database."""
 
@@ -42,7 +42,7 @@ def opened(
         database = SqliteDatabase(path)
         await database.start()
         try:
-            engine = SqliteEngine(database, UnknownLoaders(schema, parts))
+            engine = DatabaseEngine(database, UnknownLoaders(schema, parts))
             await engine.start()
             return await body(database, engine)
         finally:
@@ -82,7 +82,7 @@ def test_tables_are_named_for_people_and_begin_with_the_id(connection: SqliteCon
 
 
 def test_other_tools_read_the_values_as_one_would_write_them() -> None:
-    async def body(database: SqliteDatabase, engine: SqliteEngine) -> list[Any]:
+    async def body(database: SqliteDatabase, engine: DatabaseEngine) -> list[Any]:
         text: Any = "2026-01-31T09:30:00.500Z"
         await engine.store(Person("a", name="Ada", active=True, seen=text, extra=[1], boss=Person.ref("b")))
         sql = "SELECT id, name, active, seen, extra, boss, datetime(seen) FROM person"
@@ -97,7 +97,7 @@ def test_an_entity_may_have_more_fields_than_one_number_has_bits() -> None:
     names = [f"f{number}" for number in range(200)]
     wide = made("Wide", dict.fromkeys(names, "Field[int | None]"))
 
-    async def body(_: SqliteDatabase, engine: SqliteEngine) -> list[Any]:
+    async def body(_: SqliteDatabase, engine: DatabaseEngine) -> list[Any]:
         await engine.store(wide("1", f0=1, f62=None, f199=3))
         await engine.store(wide("1", f61=61, f150=150))
         found = await engine.query(wide).where(wide.f199.is_loaded() & ~wide.f63.is_loaded()).all()
@@ -111,7 +111,7 @@ def test_an_entity_may_have_more_fields_than_one_number_has_bits() -> None:
 def test_an_entity_may_have_no_fields_at_all() -> None:
     bare = made("Bare", {})
 
-    async def body(_: SqliteDatabase, engine: SqliteEngine) -> list[Any]:
+    async def body(_: SqliteDatabase, engine: DatabaseEngine) -> list[Any]:
         await engine.store(bare("1"), bare("2"), requested_at=5.0)
         return [await engine.load(bare.ref("1")), *await engine.query(bare).all()]
 
@@ -119,7 +119,7 @@ def test_an_entity_may_have_no_fields_at_all() -> None:
 
 
 def test_an_unchanged_row_is_not_written_again() -> None:
-    async def body(database: SqliteDatabase, engine: SqliteEngine) -> list[int]:
+    async def body(database: SqliteDatabase, engine: DatabaseEngine) -> list[int]:
         posts = [Post(str(number), title="x", team=RED) for number in range(100)]
         written = []
         for at in (1.0, 2.0):
@@ -180,7 +180,7 @@ def test_a_field_that_went_and_came_back_has_its_values(connection: SqliteConnec
 def test_a_database_is_read_without_the_connector(tmp_path: Path) -> None:
     path = tmp_path / "data.db"
 
-    async def body(_: SqliteDatabase, engine: SqliteEngine) -> None:
+    async def body(_: SqliteDatabase, engine: DatabaseEngine) -> None:
         await engine.store(Person("a", name="Ada", boss=Person.ref("b")), Team("red"))
 
     opened(path, SCHEMA, body)
@@ -195,7 +195,7 @@ def test_a_database_is_read_without_the_connector(tmp_path: Path) -> None:
 def test_a_stored_record_makes_its_refs_at_the_first_look_and_is_then_as_any_other() -> None:
     post = Post("1", title="x", team=RED)
 
-    async def body(database: SqliteDatabase, engine: SqliteEngine) -> list[Post]:
+    async def body(database: SqliteDatabase, engine: DatabaseEngine) -> list[Post]:
         await engine.store(post, Post("2", team=None), Post("3", title="no team is loaded"))
         found = await engine.query(Post).order_by("id").all()
         assert not any(map(gc.is_tracked, gc.get_referents(found[0])[:-1]))  # nothing to follow
@@ -225,7 +225,7 @@ def test_a_database_without_data_says_so(tmp_path: Path) -> None:
 
 
 def test_tidying_indexes_the_refs_by_which_collections_are_read() -> None:
-    async def body(database: SqliteDatabase, engine: SqliteEngine) -> str:
+    async def body(database: SqliteDatabase, engine: DatabaseEngine) -> str:
         await engine.store(Post("1", team=RED))
         await engine.tidy(0.0)
         await engine.tidy(0.0)
@@ -236,8 +236,8 @@ def test_tidying_indexes_the_refs_by_which_collections_are_read() -> None:
 
 
 def test_tidying_forgets_no_freshness_that_a_row_still_has() -> None:
-    async def body(database: SqliteDatabase, engine: SqliteEngine) -> list[Any]:
-        meta = SqliteSyncMeta(database, engine)
+    async def body(database: SqliteDatabase, engine: DatabaseEngine) -> list[Any]:
+        meta = DatabaseSyncMeta(database, engine)
         for at in range(1, 10):
             await engine.store(Person("a", name="x"), Post("1", title="x", team=None), requested_at=at)
             await engine.tidy(0.0)
@@ -263,7 +263,7 @@ def test_tidying_forgets_no_freshness_that_a_row_still_has() -> None:
 def test_queries_run_beside_a_writer_and_see_whole_arrivals(tmp_path: Path) -> None:
     pages = [Delivery([Person(f"{page}-{n}", name="x") for n in range(50)], 1.0) for page in range(20)]
 
-    async def body(database: SqliteDatabase, engine: SqliteEngine) -> list[int]:
+    async def body(database: SqliteDatabase, engine: DatabaseEngine) -> list[int]:
         async def counts() -> list[int]:
             seen: list[int] = []
             while not seen or seen[-1] < 1000:
@@ -283,7 +283,7 @@ def test_queries_run_beside_a_writer_and_see_whole_arrivals(tmp_path: Path) -> N
 def test_the_event_loop_goes_on_while_the_engine_stores() -> None:
     release = threading.Event()
 
-    async def body(database: SqliteDatabase, engine: SqliteEngine) -> int:
+    async def body(database: SqliteDatabase, engine: DatabaseEngine) -> int:
         held = asyncio.ensure_future(database.transact(lambda _: release.wait(10)))
         storing = asyncio.ensure_future(engine.store(*(Person(str(n), name="x") for n in range(500))))
         ticks = 0

@@ -13,7 +13,7 @@ from max.execution import SyncExecutor
 from max.model.plan import SyncPlan
 from max.model.tasks import SettleResult
 from max.storage.leases import new_worker
-from max.storage.task_store import SqliteTaskStore
+from max.storage.task_store import DatabaseTaskStore
 from max.upstream.credentials import Credential, CredentialProvider, MemoryCredentials
 from max.upstream.operations import Limit, Operation, Retry
 from tests.scenes import NAMES, USERS, Source, Stage, User, play, users
@@ -26,7 +26,7 @@ CLEAN = "who is ***?"
 def played(
     source: Source,
     body: Callable[[SyncExecutor], Awaitable[str]],
-    store: type[SqliteTaskStore] = SqliteTaskStore,
+    store: type[DatabaseTaskStore] = DatabaseTaskStore,
 ) -> str:
     """What a body says of syncs whose connector has read the secret."""
     token = Credential("token")
@@ -90,7 +90,7 @@ def test_p41_what_a_sync_notes_for_people_is_kept_without_the_secret() -> None:
     assert (f"{CLEAN}; everything was requested instead" in shown, SECRET in shown) == (True, False)
 
 
-class Failing(SqliteTaskStore):
+class Failing(DatabaseTaskStore):
     """A store that can keep nothing."""
 
     async def settle(self, *_: Any, **__: Any) -> SettleResult:

@@ -10,7 +10,7 @@ import pytest
 
 from max.connector import Connector
 from max.core import Store
-from max.engine import SqliteEngine, SqliteSyncMeta
+from max.engine import DatabaseEngine, DatabaseSyncMeta
 from max.errors import SyncTokenRefused
 from max.execution import SyncContext, SyncExecutor
 from max.model.delivery import ListingState
@@ -22,7 +22,7 @@ from max.model.schema import Schema
 from max.model.tasks import Status, SyncResult
 from max.storage.leases import new_worker
 from max.storage.sqlite import MEMORY
-from max.storage.task_store import SqliteTaskStore
+from max.storage.task_store import DatabaseTaskStore
 from max.sync.context import MOMENT
 from max.sync.pagination import PageTracker, first_position
 from max.testing import FakeClock, runtime
@@ -373,14 +373,14 @@ def executing(
     async def main() -> None:
         database = PatientDatabase(MEMORY)
         await database.start()
-        engine = SqliteEngine(database, connector.resolver)
+        engine = DatabaseEngine(database, connector.resolver)
         await engine.start()
         await engine.store(root)
-        meta = SqliteSyncMeta(database, engine)
+        meta = DatabaseSyncMeta(database, engine)
         context = SyncContext(
             "i", connector, None, engine, meta, OperationRunner(Limits()), lambda: 1.9e9 + now()
         )
-        executor = SyncExecutor(SqliteTaskStore(database), context, worker=new_worker(), after=engine.tidy)
+        executor = SyncExecutor(DatabaseTaskStore(database), context, worker=new_worker(), after=engine.tidy)
         await executor.start()
         await body(executor)
         await executor.stop()

@@ -59,11 +59,11 @@ def run_watch(options: Options) -> Answer:
 
 def known_kinds(words: list[str]) -> list[str]:
     """The kinds of events that an option names; UnknownName for another one."""
-    from ..model.event_log import EventKind
+    from ..model.event_log import LoggedKind
 
     for word in words:
-        if word not in list(EventKind):
-            raise UnknownName("kind of event", word, EventKind)
+        if word not in list(LoggedKind):
+            raise UnknownName("kind of event", word, LoggedKind)
     return words
 
 

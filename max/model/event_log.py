@@ -12,7 +12,7 @@ from .struct import Struct
 from .values import Json
 
 
-class EventKind(StrEnum):
+class LoggedKind(StrEnum):
     """What happened.  A program must bear kinds that it does not know: a newer Max may have more."""
 
     SYNC_BEGUN = "sync.begun"
@@ -34,7 +34,7 @@ class LoggedEvent(Struct):
 
     ``number`` is greater than that of every event before, and is the cursor behind this event.
     ``at`` is in seconds since the epoch, ``sync`` the id of the sync that it is about, if any.
-    ``kind`` is an EventKind, or the text of one that this version does not know.
+    ``kind`` is an LoggedKind, or the text of one that this version does not know.
     ``facts`` is JSON data without secrets.
     """
 

@@ -41,14 +41,14 @@ def _of(
 
 def note(database: Database, info: InstallationInfo, *, now: float) -> Health:
     """Record an event when the health has changed by the time alone; nothing is written otherwise."""
-    from ..model.event_log import EventKind
+    from ..model.event_log import LoggedKind
 
     report, damage = _health(database, info, now=now)
     found = report.health
     if damage or not database.is_there():
         return found
     with own_reader(database, info) as connection:
-        known = newest_of(connection, EventKind.HEALTH_CHANGED)
+        known = newest_of(connection, LoggedKind.HEALTH_CHANGED)
     before = Health.HEALTHY if known is None else known.facts.get("health")
     if found not in (before, Health.WAITING):
         with own_writer(database, info) as connection:

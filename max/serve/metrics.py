@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from ..errors import CursorExpired, MaxError, StorageError
-from ..model.event_log import EventKind
+from ..model.event_log import LoggedKind
 from ..query.follow import Follower
 from ..query.reader import open_reader
 
@@ -56,7 +56,10 @@ COUNTERS: Mapping[str, str] = {
     "max_events_total": "events by kind",
     "max_http_responses_total": "answers over HTTP, by status",
 }
-OF_KINDS = {EventKind.SYNC_WAITING: "max_waits_total", EventKind.RUNNER_CRASHED: "max_runner_restarts_total"}
+OF_KINDS = {
+    LoggedKind.SYNC_WAITING: "max_waits_total",
+    LoggedKind.RUNNER_CRASHED: "max_runner_restarts_total",
+}
 
 Sample = tuple[str, Mapping[str, str], float]
 
@@ -135,7 +138,7 @@ class Metrics:
         for (installation, kind), count in sorted(self._events.items()):
             yield "max_events_total", {"installation": installation, "kind": kind}, count
             if kind in OF_KINDS:
-                yield OF_KINDS[EventKind(kind)], {"installation": installation}, count
+                yield OF_KINDS[LoggedKind(kind)], {"installation": installation}, count
 
 
 def _by(name: Mapping[str, str], metric: str, label: str, counts: Mapping[str, int]) -> Iterator[Sample]:

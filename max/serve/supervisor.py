@@ -45,7 +45,7 @@ from ..errors import (
     RunnerFailed,
     StorageError,
 )
-from ..model.event_log import EventKind
+from ..model.event_log import LoggedKind
 from ..model.settings import prefix_words
 from ..model.tasks import Status
 from ..projects.audit import audited_call
@@ -422,7 +422,7 @@ class Supervisor(Link):
     def _record_crash(self, reason: str, last_words: str, **more: Json) -> None:
         facts = {"reason": reason, "last_words": last_words[-LINES:]}
         with suppress(StorageError), self._folder.database(self._info).writer() as connection:
-            record_event(connection, EventKind.RUNNER_CRASHED, {**facts, **more}, now=time.time())
+            record_event(connection, LoggedKind.RUNNER_CRASHED, {**facts, **more}, now=time.time())
 
     async def recover(self, error: MaxError, sync: str) -> SyncResult | None:
         """Wait before a sync goes on; how it has ended, when it has; the error after too many crashes."""

@@ -31,7 +31,7 @@ from itertools import takewhile
 from typing import Any
 
 from ..errors import CursorExpired
-from ..model.event_log import EventKind, EventPage, LoggedEvent
+from ..model.event_log import EventPage, LoggedEvent, LoggedKind
 from ..model.struct import checked
 from ..model.values import Json
 from .catalogue import has_part, migrate, only_row
@@ -78,7 +78,7 @@ COUNT = "SELECT count(*) FROM _max_event"
 
 def record_event(
     connection: Connection,
-    kind: EventKind,
+    kind: LoggedKind,
     facts: Mapping[str, Json],
     *,
     now: float,
@@ -154,7 +154,7 @@ def newest_event(connection: Connection) -> int:
     return _bounds(connection)[1] if has_part(connection, OWNER, MIGRATIONS) else 0
 
 
-def newest_of(connection: Connection, kind: EventKind) -> LoggedEvent | None:
+def newest_of(connection: Connection, kind: LoggedKind) -> LoggedEvent | None:
     """The newest event of a kind that is kept, if any."""
     if not has_part(connection, OWNER, MIGRATIONS):
         return None

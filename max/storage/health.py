@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..model.event_log import EventKind
+from ..model.event_log import LoggedKind
 from ..model.health import EndedSync, Health, HealthFacts, HealthReport, health_of
 from ..model.struct import checked
 from ..model.tasks import Status, SyncRun
@@ -70,7 +70,8 @@ def _quarantine(connection: Connection) -> dict[str, Any]:
 
 def _crash(connection: Connection) -> dict[str, Any]:
     """The newest crash of its process, unless a sync has ended since."""
-    crash, ended = (newest_of(connection, kind) for kind in (EventKind.RUNNER_CRASHED, EventKind.SYNC_ENDED))
+    crash = newest_of(connection, LoggedKind.RUNNER_CRASHED)
+    ended = newest_of(connection, LoggedKind.SYNC_ENDED)
     if crash is None or (ended is not None and ended.number > crash.number):
         return {}
     facts = crash.facts
@@ -84,7 +85,7 @@ def _crash(connection: Connection) -> dict[str, Any]:
 def note_health(connection: Connection, *, now: float) -> HealthReport:
     """Record an event when the health is another than the newest event says; healthy without any."""
     found = health_of(health_facts(connection, connected_at=now, now=now))
-    known = newest_of(connection, EventKind.HEALTH_CHANGED)
+    known = newest_of(connection, LoggedKind.HEALTH_CHANGED)
     before = Health.HEALTHY if known is None else known.facts.get("health")
     if found.health != before:
         facts = {
@@ -93,5 +94,5 @@ def note_health(connection: Connection, *, now: float) -> HealthReport:
             "reason": found.reason,
             "since": found.since,
         }
-        record_event(connection, EventKind.HEALTH_CHANGED, facts, now=now)
+        record_event(connection, LoggedKind.HEALTH_CHANGED, facts, now=now)
     return found

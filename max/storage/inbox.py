@@ -15,7 +15,7 @@ import json
 from collections.abc import Sequence
 
 from ..errors import DaemonBusy
-from ..model.event_log import EventKind
+from ..model.event_log import LoggedKind
 from ..model.hooks import HookReceipt, HookState, PendingHook, ReadHook
 from ..model.plan import SyncPlan
 from .catalogue import has_part, migrate
@@ -92,7 +92,7 @@ def store(connection: Connection, hook: ReadHook, *, now: float) -> HookReceipt:
     removed = [f"{entity}:{id}" for entity, id in hook.removed[:SHOWN]]
     named = {"fetches": [str(step) for step in hook.steps[:SHOWN]], "removed": removed}
     facts = {"number": number, **{name: some for name, some in named.items() if some}}
-    record_event(connection, EventKind.HOOK_RECEIVED, facts, now=now)
+    record_event(connection, LoggedKind.HOOK_RECEIVED, facts, now=now)
     return HookReceipt(HookState.STORED, number)
 
 

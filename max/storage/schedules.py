@@ -16,7 +16,7 @@ import json
 from collections.abc import Sequence
 
 from ..errors import SyncError, UnknownName
-from ..model.event_log import EventKind
+from ..model.event_log import LoggedKind
 from ..model.schedules import (
     MEMORY,
     Handled,
@@ -255,7 +255,7 @@ def claim(connection: Connection, name: str, installation: str, *, worker: str, 
     fires = found.turn is Turn.FIRE
     connection.execute(HANDLE, (name, found.slot, now, found.reason, worker if fires else None))
     connection.execute(PRUNE, {"schedule": name, "now": now, "memory": MEMORY})
-    kind = EventKind.SCHEDULE_FIRED if fires else EventKind.SCHEDULE_SKIPPED
+    kind = LoggedKind.SCHEDULE_FIRED if fires else LoggedKind.SCHEDULE_SKIPPED
     more = {"reason": found.reason, "resumes": found.resumes}
     facts = {"schedule": name, "slot": found.slot, **{key: text for key, text in more.items() if text}}
     record_event(connection, kind, facts, now=now)

@@ -46,7 +46,7 @@ from typing import Any, NamedTuple
 from ..core import logger
 from ..errors import LONGEST_WAIT, LeaseLost, NotFound, SuspiciousRemoval, SyncError
 from ..model.delivery import WriteResult, run_writes
-from ..model.event_log import EventKind
+from ..model.event_log import LoggedKind
 from ..model.hooks import COUNTED
 from ..model.tasks import (
     BLOCKED,
@@ -218,11 +218,11 @@ class SyncTransaction:
         options = dict(root.spec.options) if isinstance(root.spec, GroupTask) else {}
         facts = {name: value for name, value in options.items() if value}
         by = {"schedule": schedule} if schedule else {}
-        self.record(EventKind.SYNC_BEGUN, {**by, **({"options": facts} if facts else {})})
+        self.record(LoggedKind.SYNC_BEGUN, {**by, **({"options": facts} if facts else {})})
         self._start_task(self._insert(root, None, None))
         self.follow_up()
 
-    def record(self, kind: EventKind, facts: Mapping[str, Json]) -> None:
+    def record(self, kind: LoggedKind, facts: Mapping[str, Json]) -> None:
         """Record an event of the sync."""
         record_event(self.connection, kind, facts, now=self.now, sync=self.sync)
 
@@ -230,7 +230,7 @@ class SyncTransaction:
         """Store a sync that has no task, and why; the caller gives it its status."""
         values = (self.sync, "[]", Status.RUNNING, SyncCommand.RUN, None, self.now, 0, schedule)
         self.connection.execute(INSERT_SYNC, values)
-        self.record(EventKind.SYNC_BEGUN, {"schedule": schedule} if schedule else {})
+        self.record(LoggedKind.SYNC_BEGUN, {"schedule": schedule} if schedule else {})
         self._record_failures([failure])
 
     def _insert(self, task: NewTask, parent: int | None, after: int | None) -> int:
@@ -399,7 +399,7 @@ class SyncTransaction:
             first = next((one for one in failures if one.code != BLOCKED), None)
             if first is not None:  # what is blocked follows from one that has failed
                 words = {"what": first.what, "code": first.code, "message": first.message}
-                self.record(EventKind.SYNC_FAILURES, {"number": len(failures), **words})
+                self.record(LoggedKind.SYNC_FAILURES, {"number": len(failures), **words})
 
     def add_notes(self, notes: Sequence[str]) -> None:
         """Add sentences about the sync, each once."""
@@ -532,7 +532,7 @@ class SyncTransaction:
     def record_wait(self, due: float | None, waiting: int, reason: str) -> None:
         """Record that nothing can run until a time, if that is long."""
         if due is not None and due - self.now > SHORT_WAIT:
-            self.record(EventKind.SYNC_WAITING, {"until": due, "tasks": waiting, "reason": reason})
+            self.record(LoggedKind.SYNC_WAITING, {"until": due, "tasks": waiting, "reason": reason})
 
     def _due(self, most: dict[str, Any]) -> tuple[float | None, int, str | None]:
         """When the next task may begin, how many wait, and why."""

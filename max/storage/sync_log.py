@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..errors import NotFound, SyncError, SyncRunning, UsageError
-from ..model.event_log import EventKind
+from ..model.event_log import LoggedKind
 from ..model.struct import checked
 from ..model.tasks import (
     BLOCKED,
@@ -346,7 +346,7 @@ def apply_command(
     if command is SyncCommand.PAUSE:
         pause = f"UPDATE _max_sync SET state = ? WHERE id = ? AND {UNFINISHED}"
         if connection.execute(pause, (Status.PAUSED, sync)).rowcount:
-            record_event(connection, EventKind.SYNC_PAUSED, {}, now=now, sync=sync)
+            record_event(connection, LoggedKind.SYNC_PAUSED, {}, now=now, sync=sync)
         release_tasks(connection, sync, died=died)
     elif command is SyncCommand.CANCEL:
         connection.execute(CANCEL_TASKS, (now, sync))
@@ -382,7 +382,7 @@ def finish_sync(connection: Connection, sync: str, status: Status, *, now: float
     """Give a sync its final status, unless it has one."""
     finish = f"UPDATE _max_sync SET state = ?, finished_at = ? WHERE id = ? AND {UNFINISHED}"
     if connection.execute(finish, (status, now, sync)).rowcount:
-        record_event(connection, EventKind.SYNC_ENDED, _ending(connection, sync), now=now, sync=sync)
+        record_event(connection, LoggedKind.SYNC_ENDED, _ending(connection, sync), now=now, sync=sync)
     clear_worker(connection, sync)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from ..core import TaskStore
 from ..errors import LeaseLost, StorageError, SyncError
-from ..model.event_log import EventKind
+from ..model.event_log import LoggedKind
 from ..model.tasks import (
     NewTask,
     ResumedSync,
@@ -58,7 +58,7 @@ PRUNE = f"""
 """
 
 
-class SqliteTaskStore(TaskStore):
+class DatabaseTaskStore(TaskStore):
     """Tasks in the database of the rows, so that one transaction holds both.
 
     ``version`` is the connector's: every failure is recorded with it.
@@ -120,7 +120,7 @@ class SqliteTaskStore(TaskStore):
             if found.status is Status.RUNNING and found.worker != worker:
                 raise running_elsewhere(found)
             transaction, crashed = self._on(connection, found.id, now), found.worker not in (None, worker)
-            transaction.record(EventKind.SYNC_RESUMED, {"crashed": True} if crashed else {})
+            transaction.record(LoggedKind.SYNC_RESUMED, {"crashed": True} if crashed else {})
             dead = transaction.resume(worker, died=found.worker != worker)
             values = {name: getattr(found, name) for name in SyncRun._names}
             return ResumedSync(**values, crashed=crashed, died=tuple(dead))
@@ -186,7 +186,7 @@ class SqliteTaskStore(TaskStore):
             if owner == worker:
                 release_tasks(connection, sync)
                 if status is Status.RUNNING:
-                    transaction.record(EventKind.SYNC_INTERRUPTED, {})
+                    transaction.record(LoggedKind.SYNC_INTERRUPTED, {})
 
         await self._database.transact(work)
 

@@ -11,7 +11,7 @@ from max_connectors.acme import AcmeTask, AcmeUser, connector
 from max.commands.aggregate import BAR, _fitting, bar
 from max.commands.tables import Column
 from max.commands.text import display_width
-from max.engine import SqliteEngine
+from max.engine import DatabaseEngine
 from max.errors import UsageError
 from max.storage.database import Database
 from tests.command_line import Cli, project_at, record_sync
@@ -27,7 +27,7 @@ TASKS = [
 
 async def fill(database: Database) -> None:
     await database.start()
-    engine = SqliteEngine(database, connector.resolver)
+    engine = DatabaseEngine(database, connector.resolver)
     await engine.start()
     await engine.store(*USERS, *TASKS, requested_at=1_000.0)
     await use(engine)
@@ -35,7 +35,7 @@ async def fill(database: Database) -> None:
     await database.stop()
 
 
-async def use(engine: SqliteEngine) -> None:
+async def use(engine: DatabaseEngine) -> None:
     """The same questions in Python."""
     query = engine.query(AcmeTask)
     assert dict(await query.count_by(AcmeTask.status)) == {"todo": 2, "done": 1}

@@ -13,7 +13,7 @@ from max_connectors.acme import AcmeUser
 from max.commands.changes import change_lines
 from max.commands.text import Paint, display_width
 from max.core import InstallationInfo
-from max.engine import SqliteEngine
+from max.engine import DatabaseEngine
 from max.model.changes import Change
 from max.model.delivery import Delivery
 from max.model.entities import Entity, Ref
@@ -38,7 +38,7 @@ def store(*entities: Entity, at: float = NOON, removed: tuple[Ref[Any], ...] = (
         schema = project.registry.resolve("acme").schema
         database = project.database(info)
         await database.start()
-        engine = SqliteEngine(database, UnknownLoaders(schema), settings=info.settings)
+        engine = DatabaseEngine(database, UnknownLoaders(schema), settings=info.settings)
         await engine.start()
         await database.transact(engine.prepare_write(Delivery(entities, at, removed=removed, sync="s1")))
         await database.stop()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from max.commands.guide import MOST, guide, plain
 from max.commands.guide_files import agents_section, skill_file, write_section, write_skill
-from max.engine import SqliteEngine
+from max.engine import DatabaseEngine
 from max.errors import ProjectError
 from max.model.entities import Entity, Field
 from max.model.loaders import UnknownLoaders
@@ -40,7 +40,7 @@ def rows_of(statement: str) -> list[tuple[Any, ...]]:
 
 async def fill(database: Database, kinds: Sequence[type[Entity]], rows: Sequence[Entity]) -> None:
     await database.start()
-    engine = SqliteEngine(database, UnknownLoaders(Schema(kinds, connector="acme")))
+    engine = DatabaseEngine(database, UnknownLoaders(Schema(kinds, connector="acme")))
     await engine.start()
     await engine.store(*rows, requested_at=1_800_000_000.0)
     await engine.stop()

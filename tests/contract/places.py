@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import pytest
 
 from max.core import Engine, SyncMeta
-from max.engine import SqliteEngine, SqliteSyncMeta
+from max.engine import DatabaseEngine, DatabaseSyncMeta
 from max.installations.encryption import new_key
 from max.model.delivery import Delivery, ListingPage, WriteResult
 from max.model.entities import Entity, Field, Many, ManyOf, Ref
@@ -180,13 +180,13 @@ async def store_at(place: str | Path, schema: Schema = SCHEMA) -> AsyncIterator[
     database = database_at(place)
     await database.start()
     try:
-        engine = SqliteEngine(database, UnknownLoaders(schema, parts))
+        engine = DatabaseEngine(database, UnknownLoaders(schema, parts))
         await engine.start()
 
         async def receive(delivery: Delivery) -> WriteResult:
             return await database.transact(engine.prepare_write(delivery))
 
-        yield Store(engine, SqliteSyncMeta(database, engine), receive, lambda: database.read(dump))
+        yield Store(engine, DatabaseSyncMeta(database, engine), receive, lambda: database.read(dump))
         await engine.stop()
     finally:
         await database.stop()

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from max.engine import SqliteEngine
+from max.engine import DatabaseEngine
 from max.model.entities import Entity, Field, Many, Ref
 from max.model.schema import Schema
 from max.storage.users_own import users_own
@@ -40,7 +40,7 @@ def test_two_long_names_that_differ_at_their_end_are_two_fields_also_when_opened
     async def store(store: Store, id: str) -> None:
         values: dict[str, Any] = {A: f"{id}, one", B: f"{id}, two", C: Desk.ref("d")}
         await store.engine.store(Item(id, **values))
-        await cast(SqliteEngine, store.engine).tidy(1.0)
+        await cast(DatabaseEngine, store.engine).tidy(1.0)
 
     async def ask(store: Store) -> list[tuple[str, str]]:
         found = await store.engine.query(Item).order_by(f"-{B}").all()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from max.engine import SqliteEngine, SqliteSyncMeta
+from max.engine import DatabaseEngine, DatabaseSyncMeta
 from max.model.delivery import DeletionCandidates, DeletionScope, Delivery, FeedPage, ListingPage, ListingPass
 from max.model.entities import Entity, FieldOf, ManyOf, Ref
 from max.model.loaders import Loader, Resolver
@@ -409,8 +409,8 @@ class Fed:
 
     def __init__(self, database: SqliteDatabase | PostgresDatabase, *loaders: Loader[Any]) -> None:
         resolver = Resolver(SCHEMA, loaders or (list_people, list_posts, load_person, posts_feed))
-        self._database, self.engine = database, SqliteEngine(database, resolver)
-        self.meta = SqliteSyncMeta(database, self.engine)
+        self._database, self.engine = database, DatabaseEngine(database, resolver)
+        self.meta = DatabaseSyncMeta(database, self.engine)
 
     async def read_feed(
         self,

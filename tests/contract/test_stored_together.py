@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from bench.records import ended, running
 from bench.tasks import SOURCE, Thing
-from max.engine import SqliteEngine
+from max.engine import DatabaseEngine
 from max.model.constructors import write_constructor
 from max.model.delivery import Delivery, ListingPage, WriteResult, run_writes
 from max.model.entities import Entity, values_of
@@ -157,7 +157,7 @@ async def on_a_store(body: Any) -> None:
     database = memory_database()
     await database.start()
     try:
-        engine = SqliteEngine(database, UnknownLoaders(SCHEMA, parts))
+        engine = DatabaseEngine(database, UnknownLoaders(SCHEMA, parts))
         await engine.start()
         await body(database, engine)
     finally:
@@ -174,7 +174,7 @@ def test_a_row_that_is_invalid_is_kept_aside_with_its_own_time_and_the_others_ar
         Delivery(by_column([Person("c", name="z")]), 30.0),
     ]
 
-    async def body(database: Any, engine: SqliteEngine) -> None:
+    async def body(database: Any, engine: DatabaseEngine) -> None:
         writes = [engine.prepare_write(one) for one in some]
         results = await database.transact(lambda connection: run_writes(connection, writes))
         assert [one.quarantined for one in results] == [0, 1, 0]
@@ -193,7 +193,7 @@ def test_a_value_that_was_requested_later_stays_whether_it_came_before_or_with_t
     def posts(at: float, title: str, *ids: str) -> list[Delivery]:
         return [Delivery(by_column([Post(id, title=title, team=None)]), at) for id in ids]
 
-    async def body(database: Any, engine: SqliteEngine) -> None:
+    async def body(database: Any, engine: DatabaseEngine) -> None:
         together = [*posts(32, "w", "d"), *posts(40, "y", "c")]
         for some in (posts(30, "new", "a"), posts(10, "x", "a", "b"), together, posts(35, "z", "c")):
             writes = [engine.prepare_write(one) for one in some]
@@ -215,7 +215,7 @@ def test_each_row_has_a_change_of_when_the_last_of_them_came() -> None:
         for id, at in zip("abc", (30, 32, 31), strict=True)
     ]
 
-    async def body(database: Any, engine: SqliteEngine) -> None:
+    async def body(database: Any, engine: DatabaseEngine) -> None:
         writes = [engine.prepare_write(one) for one in some]
         await database.transact(lambda connection: run_writes(connection, writes))
         changes = [one async for one in engine.changes(since="beginning")]
@@ -236,11 +236,11 @@ def test_the_statements_for_many_deliveries_are_few() -> None:
             counting = Counting(connection, run)
             run_writes(counting, [engines[0].prepare_write(one) for one in some])
 
-        async def body(database: Any, engine: SqliteEngine) -> None:
+        async def body(database: Any, engine: DatabaseEngine) -> None:
             engines[:] = [engine]
             await database.transact(work)
 
-        engines: list[SqliteEngine] = []
+        engines: list[DatabaseEngine] = []
         asyncio.run(on_a_store(body))
         return len(run)
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from max.engine import SqliteEngine
+from max.engine import DatabaseEngine
 from max.errors import StorageError, UnknownName
 from max.model.delivery import Delivery, ListingPage
 from max.model.entities import FieldOf
@@ -394,7 +394,7 @@ def test_a_delivery_that_fails_anywhere_leaves_the_old_state(place: str) -> None
     async def body() -> int:
         database = database_at(place)
         await database.start()
-        engine = SqliteEngine(database, UnknownLoaders(SCHEMA, parts))
+        engine = DatabaseEngine(database, UnknownLoaders(SCHEMA, parts))
         await engine.start()
         first = Delivery(
             [whole(id) for id in "abc"], 100.0, ListingPage(RED, Team.people, 0, True, 100.0, bookmark="m1")

@@ -46,7 +46,7 @@ from max.storage.postgres import PostgresDatabase
 from max.storage.settlement import CHILDREN_BOUND
 from max.storage.sync_log import request
 from max.storage.sync_state import sync_state
-from max.storage.task_store import KEPT_SYNCS, SqliteTaskStore
+from max.storage.task_store import KEPT_SYNCS, DatabaseTaskStore
 from tests.contract.places import database_at, place, postgres_place
 
 __all__ = ["place"]
@@ -168,7 +168,7 @@ def using(place: str, body: Callable[[Desk], Awaitable[T]]) -> T:
         database = database_at(place)
         await database.start()
         try:
-            store = SqliteTaskStore(database)
+            store = DatabaseTaskStore(database)
             await store.start()
             return await body(Desk(store, database))
         finally:

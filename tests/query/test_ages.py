@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime
 
-from max.engine import SqliteEngine
+from max.engine import DatabaseEngine
 from max.model.entities import Entity
 from max.model.loaders import UnknownLoaders
 from max.query.ages import ages
@@ -19,7 +19,7 @@ def listings(*rows: Entity) -> list[str]:
     async def main() -> list[str]:
         database = SqliteDatabase(MEMORY)
         await database.start()
-        engine = SqliteEngine(database, UnknownLoaders(SCHEMA))
+        engine = DatabaseEngine(database, UnknownLoaders(SCHEMA))
         await engine.start()
         await engine.store(*rows)
 

@@ -21,7 +21,7 @@ import pytest
 from max_connectors.acme import AcmeTask, AcmeUser, connector
 
 from max import BoundQuery, Project, Reader
-from max.engine import SqliteEngine
+from max.engine import DatabaseEngine
 from max.errors import MissingExtra, UsageError
 from max.model import frames
 from max.model.entities import Entity, Field, FieldOf
@@ -61,7 +61,7 @@ class Many(Entity):
 async def store(path: Path, *more: AcmeTask) -> None:
     database = SqliteDatabase(path)
     await database.start()
-    engine = SqliteEngine(database, connector.resolver)
+    engine = DatabaseEngine(database, connector.resolver)
     await engine.start()
     await engine.store(*USERS, *TASKS, *more, requested_at=1_000.0)
     await in_python(engine.query(AcmeTask).where(AcmeTask.id.is_in(["t1", "t2"])))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from max import Project
 from max.core import InstallationInfo
 from max.errors import CursorExpired, InvalidCursor
-from max.model.event_log import EventKind, InstallationEvent
+from max.model.event_log import InstallationEvent, LoggedKind
 from max.query.follow import Follower
 from max.storage.database import Database
 from max.storage.event_log import expire_events, record_event
@@ -22,7 +22,7 @@ from tests.command_line import Cli
 from tests.database_files import writer
 
 NAMES = ("a", "b", "c")
-KINDS = (EventKind.SYNC_BEGUN, EventKind.SYNC_ENDED)
+KINDS = (LoggedKind.SYNC_BEGUN, LoggedKind.SYNC_ENDED)
 
 
 class Installations:
@@ -31,9 +31,9 @@ class Installations:
     def __init__(self, folder: Path) -> None:
         self.known = {n: InstallationInfo("acme", n, f"id{n}", {}, 0.0) for n in NAMES}
         self.paths = {n: folder / f"{n}.db" for n in NAMES}
-        self.happened: list[tuple[str, int, EventKind]] = []
+        self.happened: list[tuple[str, int, LoggedKind]] = []
 
-    def happen(self, name: str, kind: EventKind = EventKind.SYNC_BEGUN) -> None:
+    def happen(self, name: str, kind: LoggedKind = LoggedKind.SYNC_BEGUN) -> None:
         """One more event of an installation."""
         with writer(self.paths[name]) as connection:
             number = record_event(connection, kind, {"of": name}, now=1e9)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from max_connectors.acme import AcmeRoot, AcmeTask, AcmeUser, connector
 
-from max.engine import SqliteEngine
+from max.engine import DatabaseEngine
 from max.errors import (
     InvalidCursor,
     MaxError,
@@ -42,7 +42,7 @@ TASKS = [
 async def store(place: Database | Path, *entities: Entity) -> None:
     database = SqliteDatabase(place) if isinstance(place, Path) else place
     await database.start()
-    engine = SqliteEngine(database, connector.resolver)
+    engine = DatabaseEngine(database, connector.resolver)
     await engine.start()
     await engine.store(*entities, requested_at=1_000.0)
     await engine.stop()

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from max_connectors.acme import AcmeTask, AcmeUser, connector
 
-from max.engine import SqliteEngine
+from max.engine import DatabaseEngine
 from max.errors import InvalidSql, SqlLimit, UsageError
 from max.query.sql import SqlReader, open_sql, unique
 from max.storage import sqlite_select
@@ -31,7 +31,7 @@ MEMORY = 2_500_000_000  # bytes of addresses that the process of a statement may
 async def store(path: Path) -> None:
     database = SqliteDatabase(path)
     await database.start()
-    engine = SqliteEngine(database, connector.resolver)
+    engine = DatabaseEngine(database, connector.resolver)
     await engine.start()
     tasks = [AcmeTask(f"t{n}", title=f"Task {n}", tags=["a", "b"], priority=n % 3) for n in range(9)]
     await engine.store(*tasks, AcmeUser("u1", name="Ada"), requested_at=1_000.0)

@@ -17,8 +17,8 @@ from max import Project
 from max.core import Runtime, SyncOptions
 from max.daemon import Daemon
 from max.errors import Interrupted, LoaderFault, MaxError, RunnerFailed, SyncError
-from max.model.event_log import EventKind
-from max.model.sync_events import EventKind as SyncEventKind
+from max.model.event_log import LoggedKind
+from max.model.sync_events import EventKind
 from max.model.tasks import Status, SyncResult
 from max.projects.manager import folder_of
 from max.serve import supervisor
@@ -181,7 +181,7 @@ def test_a_sync_whose_process_always_ends_before_anything_is_given_up_with_the_r
         assert "misbehave" in failed.value.last_words  # the place in the connector
         assert "the token is ***" in failed.value.last_words
         assert SECRET not in str([failed.value.describe(), crashes(project, "wild")])
-        assert kinds[-1] is SyncEventKind.SYNC_FAILED
+        assert kinds[-1] is EventKind.SYNC_FAILED
         assert pages_asked(project) == [0, 0, 0]
         (health,) = await project.health("wild")
         assert (str(health.health), "3 times in a row" in health.reason) == ("failed", True)
@@ -464,7 +464,7 @@ def crashes(project: Made, name: str) -> list[Any]:
     """The facts of the crashes of an installation's process."""
     info = project.folder.target(name)
     with reader(data_file(project.folder, info)) as connection:
-        found = events_after(connection, None, kinds=[EventKind.RUNNER_CRASHED]).events
+        found = events_after(connection, None, kinds=[LoggedKind.RUNNER_CRASHED]).events
     return [one.facts for one in found]
 
 

@@ -20,7 +20,7 @@ from max_connectors.acme import connector
 from max.cli import LASTING, answer_words
 from max.commands.forward import likeness
 from max.commands.forwarded import ForwardedCommands
-from max.engine import SqliteEngine
+from max.engine import DatabaseEngine
 from max.model.entities import Entity
 from max.model.schema import Schema
 from max.project import Project
@@ -54,7 +54,7 @@ def folder(tmp_path: Path) -> ProjectFolder:
     async def make() -> None:
         database = folder.database(info)
         await database.start()
-        await SqliteEngine(database, connector.resolver).start()
+        await DatabaseEngine(database, connector.resolver).start()
         await database.stop()
 
     asyncio.run(make())

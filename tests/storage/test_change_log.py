@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from max.connecting import Env, Loader, Page, PageRequest, UpstreamBroken
 from max.core import InstallationInfo
-from max.engine import DAY, SqliteEngine
+from max.engine import DAY, DatabaseEngine
 from max.errors import CursorExpired, HistoryError, InvalidCursor, StorageCorrupt, UnknownName
 from max.model.changes import ALL_ROWS, NOW, Change, ChangeFeed
 from max.model.delivery import Delivery
@@ -57,13 +57,13 @@ class Place:
 
     def __init__(self, database: Any) -> None:
         self.database = database
-        self.engine = SqliteEngine(database, UnknownLoaders(SCHEMA))
+        self.engine = DatabaseEngine(database, UnknownLoaders(SCHEMA))
 
     async def open(
         self, settings: Settings = ON, schema: Schema = SCHEMA, policy: SchemaPolicy = NO_POLICY
-    ) -> SqliteEngine:
+    ) -> DatabaseEngine:
         """A new engine on it."""
-        self.engine = SqliteEngine(
+        self.engine = DatabaseEngine(
             self.database, UnknownLoaders(schema, parts), settings=settings, policy=policy
         )
         await self.engine.start()

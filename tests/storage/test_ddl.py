@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from max.connector import Connector
-from max.engine import SqliteEngine
+from max.engine import DatabaseEngine
 from max.errors import ConnectorError, SchemaError, StorageError, StorageOlder
 from max.model.delivery import Delivery
 from max.model.entities import Entity, Field, Many, Ref
@@ -111,7 +111,7 @@ def test_an_index_of_ours_never_has_the_name_of_a_table() -> None:
         database = SqliteDatabase(MEMORY)
         await database.start()
         try:
-            engine = SqliteEngine(
+            engine = DatabaseEngine(
                 database, UnknownLoaders(Schema([Change])), settings=Settings(history="changes")
             )
             await engine.start()

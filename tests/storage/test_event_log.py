@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from max.errors import CursorExpired
-from max.model.event_log import EventKind
+from max.model.event_log import LoggedKind
 from max.storage.event_log import (
     LONGEST_TEXT,
     PAGE,
@@ -36,7 +36,7 @@ def connection() -> Iterator[SqliteConnection]:
         yield opened
 
 
-def record(connection: SqliteConnection, now: float, kind: EventKind = EventKind.SYNC_BEGUN) -> int:
+def record(connection: SqliteConnection, now: float, kind: LoggedKind = LoggedKind.SYNC_BEGUN) -> int:
     """One event at a time."""
     with transaction(connection):
         return record_event(connection, kind, {"at": now}, now=now)
@@ -91,7 +91,7 @@ def test_p31_reading_from_any_cursor_yields_every_later_event_in_order_without_g
 def test_a_follower_that_waits_for_some_kinds_does_not_read_the_others_again(
     connection: SqliteConnection,
 ) -> None:
-    wanted = [record(connection, 5.0, EventKind.SYNC_ENDED)]
+    wanted = [record(connection, 5.0, LoggedKind.SYNC_ENDED)]
     for n in range(3):
         record(connection, 6.0 + n)
     page = events_after(connection, kinds=["sync.ended"], limit=5)
@@ -115,7 +115,7 @@ def test_what_is_expired_by_its_age_is_the_oldest_part_and_never_the_newest_even
 def test_many_events_expire_a_page_at_a_time(connection: SqliteConnection) -> None:
     with transaction(connection):
         for _ in range(2 * PAGE + 10):
-            record_event(connection, EventKind.SYNC_BEGUN, {}, now=1.0)
+            record_event(connection, LoggedKind.SYNC_BEGUN, {}, now=1.0)
     rounds = 1
     with transaction(connection):
         while expire_events(connection, kept=4):
@@ -126,7 +126,7 @@ def test_many_events_expire_a_page_at_a_time(connection: SqliteConnection) -> No
 def test_an_event_is_there_exactly_when_its_transaction_is(connection: SqliteConnection) -> None:
     record(connection, 1.0)
     with suppress(ZeroDivisionError), transaction(connection):
-        record_event(connection, EventKind.SYNC_ENDED, {}, now=2.0)
+        record_event(connection, LoggedKind.SYNC_ENDED, {}, now=2.0)
         raise ZeroDivisionError
     assert [one.kind for one in events_after(connection).events] == ["sync.begun"]
 
@@ -134,15 +134,15 @@ def test_an_event_is_there_exactly_when_its_transaction_is(connection: SqliteCon
 def test_no_number_comes_twice_when_an_older_copy_of_the_file_is_put_back(tmp_path: Path) -> None:
     path, copy = tmp_path / "data.db", tmp_path / "copy.db"
     with writer(path) as connection:
-        record_event(connection, EventKind.SYNC_BEGUN, {}, now=100.0)
+        record_event(connection, LoggedKind.SYNC_BEGUN, {}, now=100.0)
     shutil.copy(path, copy)
     with writer(path) as connection:
-        seen = [record_event(connection, EventKind.SYNC_ENDED, {}, now=101.0) for _ in range(3)]
+        seen = [record_event(connection, LoggedKind.SYNC_ENDED, {}, now=101.0) for _ in range(3)]
     copy.replace(path)
     with reader(path) as connection, pytest.raises(CursorExpired, match="replaced by an older one"):
         events_after(connection, seen[-1])
     with writer(path) as connection:
-        later = record_event(connection, EventKind.SYNC_BEGUN, {}, now=102.0)
+        later = record_event(connection, LoggedKind.SYNC_BEGUN, {}, now=102.0)
     with reader(path) as connection:
         assert numbers(connection, seen[-1]) == [later]
 
@@ -150,16 +150,16 @@ def test_no_number_comes_twice_when_an_older_copy_of_the_file_is_put_back(tmp_pa
 def test_a_file_without_the_tables_has_no_events(connection: SqliteConnection) -> None:
     assert events_after(connection).events == ()
     assert (events_after(connection, 17).cursor, newest_event(connection)) == (17, 0)
-    assert newest_of(connection, EventKind.SYNC_ENDED) is None
+    assert newest_of(connection, LoggedKind.SYNC_ENDED) is None
     assert not expire_events(connection)
 
 
 def test_the_newest_of_a_kind_is_found_and_long_texts_are_cut(connection: SqliteConnection) -> None:
     with transaction(connection):
         for text in ("old", "x" * 10_000):
-            record_event(connection, EventKind.SYNC_FAILURES, {"message": text}, now=1.0, sync="abc")
-        record_event(connection, EventKind.SYNC_ENDED, {}, now=1.0)
-    found = newest_of(connection, EventKind.SYNC_FAILURES)
+            record_event(connection, LoggedKind.SYNC_FAILURES, {"message": text}, now=1.0, sync="abc")
+        record_event(connection, LoggedKind.SYNC_ENDED, {}, now=1.0)
+    found = newest_of(connection, LoggedKind.SYNC_FAILURES)
     assert found is not None
     assert (found.sync, len(str(found.facts["message"]))) == ("abc", LONGEST_TEXT + 1)
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from max.engine import SqliteEngine
+from max.engine import DatabaseEngine
 from max.errors import StorageError, UsageError
 from max.model.delivery import Delivery
 from max.model.entities import Entity, Field
@@ -64,13 +64,13 @@ SCHEMA = Schema([Note, Paper, Plain])
 class Place:
     """A database, and the engine on it."""
 
-    engine: SqliteEngine
+    engine: DatabaseEngine
 
     def __init__(self, database: SqliteDatabase | PostgresDatabase) -> None:
         self.database = database
 
     async def open(self, schema: Schema = SCHEMA, policy: SchemaPolicy = NO_POLICY) -> None:
-        self.engine = SqliteEngine(self.database, UnknownLoaders(schema), policy=policy)
+        self.engine = DatabaseEngine(self.database, UnknownLoaders(schema), policy=policy)
         await self.engine.start()
 
     async def store(self, *entities: Entity, at: float = NOON, **more: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from max.engine import SqliteEngine
+from max.engine import DatabaseEngine
 from max.errors import (
     InvalidSql,
     SqlLimit,
@@ -163,7 +163,7 @@ class TestTransactions:
 
         async def main() -> tuple[int, int]:
             await database.start()
-            engine = SqliteEngine(database, UnknownLoaders(SCHEMA, parts))
+            engine = DatabaseEngine(database, UnknownLoaders(SCHEMA, parts))
             await engine.start()
             written = []
             for at in (100.0, 200.0):

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from max.core import InstallationInfo
 from max.errors import InvalidSchedule, UnknownName
-from max.model.event_log import EventKind
+from max.model.event_log import LoggedKind
 from max.model.schedules import LONGEST_WAIT, Outlook, Schedule, ScheduleStatus, Turn, wait_after
 from max.model.tasks import GroupTask
 from max.storage import schedules
@@ -287,7 +287,7 @@ def test_no_slot_fires_while_a_sync_of_the_same_options_runs(connection: Connect
     page = events_after(connection)
     assert [(one.kind, one.facts) for one in page.events] == [
         (
-            EventKind.SCHEDULE_SKIPPED,
+            LoggedKind.SCHEDULE_SKIPPED,
             {"schedule": "default", "slot": START, "reason": "sync s1 is running, and fetches the same"},
         )
     ]

@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from max.engine import SqliteEngine
+from max.engine import DatabaseEngine
 from max.errors import StorageError, SyncError, SyncRunning
 from max.model.delivery import Delivery, ListingPage, Write
 from max.model.loaders import UnknownLoaders
 from max.model.tasks import SPECS, NewTask, Settlement, SettleResult, State, Status, SyncCommand, Task
 from max.storage.leases import LEASE, new_worker
 from max.storage.sqlite import MEMORY, SqliteConnection, SqliteDatabase
-from max.storage.task_store import SqliteTaskStore
+from max.storage.task_store import DatabaseTaskStore
 from tests.contract.places import SCHEMA, Person, Team, parts
 from tests.contract.test_task_store import HERE, done, expansion, failed, group, load, on, waits
 
@@ -34,8 +34,8 @@ class Place:
 
     def __init__(self, database: SqliteDatabase) -> None:
         self.database = database
-        self.engine = SqliteEngine(database, UnknownLoaders(SCHEMA, parts), clock=lambda: 1.0)
-        self.store = SqliteTaskStore(database)
+        self.engine = DatabaseEngine(database, UnknownLoaders(SCHEMA, parts), clock=lambda: 1.0)
+        self.store = DatabaseTaskStore(database)
         self.sync = ""
 
     async def begin(self, *steps: NewTask) -> list[Task]:
@@ -374,7 +374,7 @@ def test_p3_ids_are_unique_over_processes_that_begin_at_the_same_time(tmp_path: 
         database = SqliteDatabase(tmp_path / "data.db")
         await database.start()
         try:
-            store, found = SqliteTaskStore(database), []
+            store, found = DatabaseTaskStore(database), []
             await store.start()
             for _ in range(20):
                 found.append(await store.begin([], group(), worker=new_worker(), now=5.0))
@@ -398,7 +398,7 @@ def test_random_histories_use_every_kind_of_task() -> None:
 def test_a_write_for_another_database_is_refused_and_nothing_is_stored() -> None:
     async def body(place: Place) -> None:
         (task,) = await place.begin(load("a"))
-        other = SqliteEngine(SqliteDatabase(MEMORY), UnknownLoaders(SCHEMA, parts))
+        other = DatabaseEngine(SqliteDatabase(MEMORY), UnknownLoaders(SCHEMA, parts))
         write = other.prepare_write(Delivery([Person("1", name="Ada")], 2.0))
         with pytest.raises(StorageError, match="prepared for another database"):
             await place.settle(Settlement(task, State.COMPLETED, writes=[write]))

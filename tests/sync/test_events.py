@@ -21,7 +21,7 @@ from max.model.query import Page
 from max.model.tasks import BLOCKED, SettleResult, Status, SyncResult
 from max.storage.leases import new_worker, this_system
 from max.storage.sync_log import waits
-from max.storage.task_store import SqliteTaskStore
+from max.storage.task_store import DatabaseTaskStore
 from max.sync.events import BUFFER, EARLY, Event, EventKind, Events, Origin, log
 from max.upstream.operations import Limit, Operation
 from tests.scenes import NAMES, NOTES, USERS, Source, Stage, User, named, play, users
@@ -109,7 +109,7 @@ class Killed(SyncExecutor):
 
 async def observed(stage: Stage, course: Course) -> tuple[list[Event], SyncResult]:
     """All events of a sync, from each process that runs it, and its result."""
-    store = SqliteTaskStore(stage.database, version="7")
+    store = DatabaseTaskStore(stage.database, version="7")
     context, cap = stage.executor.context, course.cap
     if course.stop == "kill":
         dead = f"host/{this_system()}/4194999/1/dead"
