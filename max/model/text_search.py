@@ -28,7 +28,16 @@ ELLIPSIS = "…"
 
 TERM = re.compile(r'"([^"]*)"?|(\S+)')
 TOKEN = re.compile(r"[^\W_]+")
+LONGEST_NAME = 255  # characters of a name whose parts can be found
+TRIGRAM = 3  # characters: a shorter part is looked for in scripts without spaces alone
+# Thai, Lao, Burmese, Khmer, Chinese, Japanese and Korean: words that no space divides.
+SCRIPTS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff"
 NO_WORDS = frozenset({"AND", "OR", "NOT", "NEAR"})  # of a raw query
+
+
+def is_undivided(text: str) -> bool:
+    """Whether all of a text is in scripts without spaces."""
+    return re.fullmatch(f"[{SCRIPTS}]+", text) is not None
 
 
 class Term(NamedTuple):

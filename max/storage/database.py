@@ -313,6 +313,16 @@ class Limits(NamedTuple):
     value: int
 
 
+class Placeholder:
+    """``{set:ids}``: the word behind the colon is the name of a parameter."""
+
+    def __init__(self, words: Callable[[str], str], sign: str = ":") -> None:
+        self._words, self._sign = words, sign
+
+    def __format__(self, name: str) -> str:
+        return self._words(f"{self._sign}{name}")
+
+
 class Dialect(Protocol):
     """What the SQL of a database leaves open.
 
@@ -325,6 +335,9 @@ class Dialect(Protocol):
     (seconds since the epoch), ``{clock:p}`` (the same, by which hosts compare: the server's, or without one
     what ``:p`` says), ``{random}`` (a new text of 16 characters); any other is a name, which is quoted.
     """
+
+    _words: Mapping[str, object]  # in place of the placeholders
+    _statements: dict[object, str]  # those that were rendered
 
     @property
     def types(self) -> Mapping[Kind, str]:
@@ -348,6 +361,12 @@ class Dialect(Protocol):
 
     def sql(self, template: str, **names: str) -> str:
         """The statement of a template, which is rendered once."""
+        key = (template, *names.items()) if names else template
+        found = self._statements.get(key)
+        if found is None:
+            words = {name: quoted(value) for name, value in names.items()}
+            found = self._statements[key] = template.format(**self._words, **words)
+        return found
 
     def array(self, values: Iterable[Any]) -> object:
         """Values (ids, numbers, pairs) as one parameter; no text among them holds a NUL."""
@@ -470,6 +489,8 @@ class Dialect(Protocol):
 MOVING = "it is being moved to another place, and can only be read meanwhile"
 REFUSED = "if you made that constraint or trigger on a table of Max's, drop it, and sync again"
 FINISH_MOVE = "finish it with the same max move, or take it back: max move INSTALLATION --undo"
+UNIT_WIDTHS = {"year": 4, "month": 7, "day": 10, "hour": 13}  # characters of a time
+ONE_SELECT = "one SELECT, or WITH … SELECT, is allowed; nothing can be changed"
 GROUP = 100  # conditions that stand side by side
 TRUE, FALSE = "(1 = 1)", "(1 = 0)"  # an entity may have a field that is named true
 

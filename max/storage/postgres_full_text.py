@@ -10,26 +10,20 @@ installed and this role may not install it, the parts are read one by one, and f
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 from unicodedata import combining, normalize
 
 from ..errors import UsageError
-from ..model.text_search import TOKEN, Term, TextQuery
+from ..model.text_search import LONGEST_NAME, SCRIPTS, TOKEN, TRIGRAM, Term, TextQuery, is_undivided
 from .database import Connection, TextIndex, TextMatches, Values
 from .postgres_dialect import state_of, words_of
 
 BATCH = 1_000  # rows whose words are made at a time
-LONGEST_NAME = 255  # characters of a name whose parts can be found
 LONGEST_WORD = 500  # characters; Postgres takes 2,046 bytes
 LAST_PLACE = 16_383  # the greatest place of a word that Postgres notes
 MOST_PLACES = 255  # of one word
-TRIGRAM = 3  # characters: a shorter part is looked for in scripts without spaces alone
-# Thai, Lao, Burmese, Khmer, Chinese, Japanese and Korean: words that no space divides.
-SCRIPTS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff"
-UNDIVIDED = re.compile(f"[{SCRIPTS}]+")
 
 CREATE = """
     CREATE TABLE _max_find (id INTEGER PRIMARY KEY, words tsvector NOT NULL, part TEXT);
@@ -224,7 +218,7 @@ def _phrase(words: Sequence[str], prefix: bool) -> str:
 def part_patterns(terms: Iterable[Term]) -> dict[str, str]:
     """Patterns of LIKE for rows that have all terms as parts of words; empty where there can be none."""
     texts = [one.text.casefold() for one in terms]
-    if not all(len(text) >= TRIGRAM or UNDIVIDED.fullmatch(text) for text in texts):
+    if not all(len(text) >= TRIGRAM or is_undivided(text) for text in texts):
         return {}
     escaped = (text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") for text in texts)
     return {f"part{number}": f"%{text}%" for number, text in enumerate(escaped)}

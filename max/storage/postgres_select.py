@@ -24,10 +24,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import InvalidSql, SqlLimit, StorageDenied
-from .database import Selection, TableShape, Values, quoted
+from .database import ONE_SELECT, Selection, TableShape, Values, quoted
 from .postgres_dialect import LOST, TOKEN, state_of, words_of
 
-ONE_SELECT = "one SELECT, or WITH … SELECT, is allowed; nothing can be changed"
 FEWER = "sort, group or join fewer rows, or raise the timeout"
 READS = ("SELECT", "WITH", "VALUES", "TABLE")
 HARMLESS = {  # of the functions whose answer differs from call to call

@@ -22,9 +22,11 @@ from .database import (
     FINISH_MOVE,
     MOVING,
     REFUSED,
+    UNIT_WIDTHS,
     Connection,
     Dialect,
     Limits,
+    Placeholder,
     Selection,
     StoredObject,
     TableShape,
@@ -63,7 +65,6 @@ OUR_COLUMNS = """
      WHERE m.type = 'table' AND substr(m.name, 1, 1) = '_'
 """
 
-UNIT_WIDTHS = {"year": 4, "month": 7, "day": 10, "hour": 13}  # characters of a time
 
 HELD = "another process holds the database; try again when it is done"
 FULL = (StorageFull, "free some space on the disk; what was stored before is safe")
@@ -126,16 +127,6 @@ KEY = "SELECT name FROM pragma_table_info(?) WHERE pk > 0 ORDER BY pk"
 DEFAULT = "SELECT dflt_value FROM pragma_table_info(?) WHERE name = ?"
 
 
-class _Placeholder:
-    """``{set:ids}``: the word behind the colon is the name of a parameter."""
-
-    def __init__(self, words: Callable[[str], str], sign: str = ":") -> None:
-        self._words, self._sign = words, sign
-
-    def __format__(self, name: str) -> str:
-        return self._words(f"{self._sign}{name}")
-
-
 class SqliteDialect(Dialect):
     """The dialect of SQLite 3.39 and newer, where arrays are JSON texts."""
 
@@ -144,20 +135,20 @@ class SqliteDialect(Dialect):
     limits: Limits | None = None
 
     def __init__(self) -> None:
-        self._statements: dict[object, str] = {}
+        self._statements = {}
         self._words = {
-            "set": _Placeholder(self.set_of),
-            "numbers": _Placeholder(self.set_of),
-            "each": _Placeholder(lambda parameter: f"json_each({parameter})"),
-            "whole": _Placeholder(self.whole, ""),
-            "pairs": _Placeholder(_pairs),
-            "number_pairs": _Placeholder(_pairs),
+            "set": Placeholder(self.set_of),
+            "numbers": Placeholder(self.set_of),
+            "each": Placeholder(lambda parameter: f"json_each({parameter})"),
+            "whole": Placeholder(self.whole, ""),
+            "pairs": Placeholder(_pairs),
+            "number_pairs": Placeholder(_pairs),
             "row_id": "INTEGER PRIMARY KEY",
             "serial": "INTEGER PRIMARY KEY AUTOINCREMENT",
             "bytes": "BLOB",
             "by_key": "WITHOUT ROWID",
             "now": "((julianday('now') - 2440587.5) * 86400.0)",
-            "clock": _Placeholder(str),
+            "clock": Placeholder(str),
             "random": "lower(hex(randomblob(8)))",
         }
 
@@ -172,15 +163,6 @@ class SqliteDialect(Dialect):
     def binds_views(self) -> bool:
         """A view may name what is not there."""
         return False
-
-    def sql(self, template: str, **names: str) -> str:
-        """The statement of a template, which is rendered once."""
-        key = (template, *names.items()) if names else template
-        found = self._statements.get(key)
-        if found is None:
-            words = {name: quoted(value) for name, value in names.items()}
-            found = self._statements[key] = template.format(**self._words, **words)
-        return found
 
     def array(self, values: Iterable[Any]) -> str:
         """Values as a JSON array, in which SQLite would cut a text at a NUL."""

@@ -9,12 +9,11 @@ added by the page, in the order of their numbers, and segments are merged when t
 
 from __future__ import annotations
 
-import re
 import sqlite3
 from collections.abc import Sequence
 
 from ..errors import UsageError
-from ..model.text_search import Term, TextQuery
+from ..model.text_search import LONGEST_NAME, SCRIPTS, TRIGRAM, Term, TextQuery, is_undivided
 from .database import Connection, TextIndex, TextMatches, Values
 
 WORDS, PARTS = "_max_find", "_max_find_part"
@@ -27,12 +26,6 @@ TOKENS = {WORDS: "unicode61 remove_diacritics 2", PARTS: "trigram"}
 SETTINGS = {"automerge": 0, "crisismerge": 128, "usermerge": 16}  # segments of one size; 0: never
 MERGED = 250  # pages of 1,000 bytes that the end of a sync writes, about
 TITLE_WEIGHT = 10.0  # of a word in a title; one in the other texts has 1
-TRIGRAM = 3  # characters: the shortest part that the index of parts can find
-LONGEST_NAME = 255  # characters of a name whose parts can be found
-# Thai, Lao, Burmese, Khmer, Chinese, Japanese and Korean: words that no space divides.
-SCRIPTS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff"
-# Thai, Lao, Burmese, Khmer, Chinese, Japanese and Korean have words that no space divides.
-UNDIVIDED = re.compile(f"[{SCRIPTS}]+")
 
 AVAILABLE = "SELECT count(*) FROM pragma_module_list WHERE name = 'fts5'"
 CREATE = """
@@ -193,7 +186,7 @@ def _parts(terms: Sequence[Term]) -> tuple[str, dict[str, str]]:
     texts = [one.text for one in terms]
     long = [_phrase(Term(text)) for text in texts if len(text) >= TRIGRAM]
     short = [text for text in texts if len(text) < TRIGRAM]
-    if not all(map(UNDIVIDED.fullmatch, short)):
+    if not all(map(is_undivided, short)):
         return "", {}
     values = {"parts": " AND ".join(long)} if long else {}
     if not short:

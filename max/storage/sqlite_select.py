@@ -27,7 +27,7 @@ from typing import Any
 
 from ..errors import InvalidSql, SqlLimit, nearest
 from ..model.values import Kind
-from .database import Selection, TableShape, Values, quoted
+from .database import ONE_SELECT, Selection, TableShape, Values, quoted
 from .sqlite_dialect import FATAL, TYPES, primary_code
 
 OPERATIONS = 200  # of SQLite's machine, between two looks at the clock
@@ -457,7 +457,6 @@ NAMED = re.compile(
     r"|(?:misuse of|wrong number of arguments to)\D*? (?P<function>\w+)\(\)",
     re.DOTALL,
 )
-ONE_SELECT = "one SELECT, or WITH … SELECT, is allowed; nothing can be changed"
 BY_TEXT = {  # what needs other words than SQLite's
     "You can only execute one": ("there is more than one statement", "run them one by one"),
     "cannot VACUUM": ("it does more than read", ONE_SELECT),
