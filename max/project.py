@@ -520,7 +520,7 @@ class Project(Generic[R]):
 
         info = self._info(target)
         one = self.folder.connector(info)
-        declared = (one.schema, one.resolver, one.policy)
+        declared = (one.resolver, one.policy)
         if dry_run:
             return migrate(self.folder.database(info), info, *declared, dry_run=True)
         with self.folder.audited("migrate", info):

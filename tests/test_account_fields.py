@@ -462,7 +462,7 @@ def test_neither_a_diff_nor_a_migration_takes_the_fields_of_an_account_away(copy
     copy.sync()
     made = connector(copy.service, migrations=[Migration("no boss", DropField("Person", "shoe"))])
     for dry in (True, False):
-        found = migrate(SqliteDatabase(copy.path), INFO, made.schema, made.resolver, made.policy, dry_run=dry)
+        found = migrate(SqliteDatabase(copy.path), INFO, made.resolver, made.policy, dry_run=dry)
         assert [change.kind for change in found.changes] == ["nothing"]
     assert "shoe_size" in copy.columns()
 

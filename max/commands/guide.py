@@ -36,7 +36,6 @@ LONGEST_VALUE = 24  # characters of a value that a guide lists
 LONGEST_LINE = 100  # characters of a command's output
 OUTPUT_LINES = 3  # of a command
 PLAIN_WORD = re.compile(r"[A-Za-z]{4,14}")  # what may become a word of a command
-PLAIN_VALUE = re.compile(r"[\w .@/+-]+")
 HOMES = {"find": "find", "count": "aggregate", "search": "query", "sql": "sql", "changes": "changes"}
 
 RULES = """\

@@ -72,7 +72,7 @@ def migrated(options: Options, *, dry_run: bool) -> tuple[InstallationInfo, Migr
 
     project, info = options.found_target()
     connector = project.connector(info)
-    declared = (connector.schema, connector.resolver, connector.policy)
+    declared = (connector.resolver, connector.policy)
     if dry_run:
         return info, migrate(project.database(info), info, *declared, dry_run=True)
     with project.audited("migrate", info):

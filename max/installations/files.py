@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..errors import Offline, ProjectError
-from ..model.values import Json
+from ..model.values import Json, refuse_constant
 
 T = TypeVar("T")
 FOLDER = ".max"  # of a project, in its folder
@@ -30,7 +30,7 @@ def read_object(path: Path) -> dict[str, Json]:
     """A file's JSON object; ProjectError says what is wrong with it."""
     text = content(path)
     try:
-        data = json.loads(text, parse_constant=_refuse_constant)
+        data = json.loads(text, parse_constant=refuse_constant)
     except ValueError as error:
         raise broken(path, f"it is not JSON ({error})") from error
     except RecursionError:
@@ -75,10 +75,6 @@ def place_within(path: Path, folder: Path) -> Path:
 def _kind(mode: int) -> str:
     kinds = {stat.S_ISDIR: "folder", stat.S_ISFIFO: "pipe", stat.S_ISSOCK: "socket"}
     return next((name for is_kind, name in kinds.items() if is_kind(mode)), "device")
-
-
-def _refuse_constant(name: str) -> Json:
-    raise ValueError(f"{name} is no JSON number")
 
 
 def broken(path: Path, problem: str) -> ProjectError:

@@ -29,7 +29,7 @@ from .home import home_folder
 
 VARIABLE = "MAX_TRUST"  # trusted folders, separated as in PATH
 RECORDS = "trust"
-IDENTITY = "project.json"  # in .max: the project's id
+IDENTITY = "project.json"  # in .max: the project's id, and where it is kept if not in its folder
 ANYBODY = stat.S_IWOTH  # every user may write
 MOST_FILES = 100_000  # in connectors/
 CACHE = "__pycache__"  # Python's own; a project's connectors are compiled from their source

@@ -20,6 +20,7 @@ from typing import Any, Generic, Self, TypeVar, cast
 
 from ..errors import UnknownName, UsageError
 from .entities import (
+    ID,
     NOTHING_GIVEN,
     E,
     Entity,
@@ -181,7 +182,6 @@ class RowPage(Struct):
         return found
 
 
-ID = FieldType(Kind.TEXT)
 OF_TEXTS = (Op.CONTAINS, Op.STARTS_WITH)  # their values are texts, whatever the field holds
 
 

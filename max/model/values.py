@@ -23,7 +23,7 @@ import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from enum import StrEnum
-from typing import Any, Self, TypeAlias, cast
+from typing import Any, NoReturn, Self, TypeAlias, cast
 
 from ..errors import shown
 
@@ -280,6 +280,11 @@ def read_object(value: object, depth: int, item: JsonReader, expected: str = EXP
         except InvalidValue as wrong:
             raise wrong.inside(f".{key}" if str(key).isidentifier() else f"[{key!r}]") from None
     return read
+
+
+def refuse_constant(name: str) -> NoReturn:
+    """For ``json.loads``, which would read NaN and Infinity."""
+    raise ValueError(f"{name} is no JSON number")
 
 
 def is_json(value: object) -> bool:

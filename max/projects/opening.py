@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import MoveRefused, NoProject, ProjectError, ProjectUntrusted
 from ..installations.files import FOLDER, content, encoded, locked, read_object, replace_file, translated
+from ..installations.trust import IDENTITY
 from ..model.settings import InstallationInfo
 from .folder import ProjectFolder
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from .manager import ProjectManager
     from .moving import Move
 
-IDENTITY = "project.json"  # in .max
 DATABASE = "database"  # in that file: the URL
 LEAVING = "leaving"  # while a project is moved: where it was, and what is left of it is; HERE: in the folder
 HERE = "."

@@ -31,7 +31,6 @@ from .reader import Where, conditions_of, open_reader, own_writer, read_ref, syn
 if TYPE_CHECKING:
     from ..model.loaders import Resolver
     from ..model.migrations import SchemaPolicy
-    from ..model.schema import Schema
     from ..storage.database import Connection, Database
 
 
@@ -151,7 +150,6 @@ def request(
 def migrate(
     database: Database,
     info: InstallationInfo,
-    schema: Schema,
     resolver: Resolver,
     policy: SchemaPolicy,
     *,
@@ -166,7 +164,7 @@ def migrate(
         return MigrationPlan((), known, known, fresh=True)
     if dry_run:
         with open_reader(database, info) as reader:
-            return reader.schema_diff(schema, resolver, policy)
+            return reader.schema_diff(resolver, policy)
     policy = policy.replace(check_idle=partial(sync_log.refuse_while_syncing, clock=time.time))
     with database.writer() as connection:
         resolver = with_account_fields(connection, resolver)

@@ -494,7 +494,7 @@ class Reader:
         with self._reading() as connection:
             return due_at(connection) is not None
 
-    def schema_diff(self, schema: Schema, resolver: Resolver, policy: SchemaPolicy) -> MigrationPlan:
+    def schema_diff(self, resolver: Resolver, policy: SchemaPolicy) -> MigrationPlan:
         """What an upgrade to a connector's schema would do; nothing is written."""
         from ..storage.schema_evolution import plan
 

@@ -22,12 +22,12 @@ from pathlib import Path
 
 from ..errors import HttpRefused, ProjectError, ProjectUntrusted, UsageError
 from ..installations.files import write_file
+from .daemon_folder import OTHERS
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")  # the names of a server that only this machine reaches
 SHORTEST = 16  # characters of a token
 OWNER = "http"  # the name of a token that has none
 LARGEST = 100_000  # bytes of a file with tokens
-OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 class Tokens:

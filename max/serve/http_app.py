@@ -29,7 +29,7 @@ from urllib.parse import parse_qsl
 from ..core import in_thread, logger
 from ..errors import HttpRefused, MaxError, UsageError
 from ..model.actor import acting_as
-from ..model.values import Json
+from ..model.values import Json, refuse_constant
 from ..upstream.webhooks import LONGEST_BODY
 from .arguments import Parameter
 from .hooks import Hooks
@@ -148,16 +148,12 @@ class Request:
         if not body.strip():
             return {}
         try:
-            found = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
+            found = json.loads(body.decode("utf-8"), parse_constant=refuse_constant)
         except (ValueError, RecursionError) as error:
             raise HttpRefused(400, f"the body is not JSON: {error}") from None
         if not isinstance(found, dict):
             raise HttpRefused(400, "the body is a JSON object")
         return found
-
-
-def _refuse_constant(name: str) -> Json:
-    raise ValueError(f"{name} is no JSON number")
 
 
 class Response(NamedTuple):
@@ -478,7 +474,7 @@ def from_query(parameters: Mapping[str, Parameter], query: bytes) -> dict[str, J
 
 def _from_text(text: str) -> Json:
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=refuse_constant)
     except (ValueError, RecursionError):
         return text
 

@@ -6,9 +6,8 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from typing import NoReturn
 
-from ..model.values import Json
+from ..model.values import Json, refuse_constant
 
 CHUNK = 65_536  # bytes that one read may bring
 
@@ -50,15 +49,11 @@ class LineSplitter:
 def read_line(line: bytes) -> Json:
     """The JSON data of a line; ValueError says in words why it has none."""
     try:
-        return json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+        return json.loads(line.decode("utf-8"), parse_constant=refuse_constant)
     except UnicodeDecodeError:
         raise ValueError("the message is not UTF-8") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"the message is not JSON: {error}") from None
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
 
 
 def to_line(message: Mapping[str, Json]) -> bytes:

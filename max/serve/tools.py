@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, unquote
 
 from ..errors import MaxError, NotFound, ProjectError, StorageEmpty, StorageError, UnknownName, UsageError
+from ..model.aggregate import FUNCTIONS
 from ..model.entities import Entity, RefKey
 from ..model.schema import Schema, description_of
 from ..model.text_search import merged
@@ -442,7 +443,7 @@ def rest(value: Json, offset: int) -> Json:
 def count(box: Toolbox, given: Arguments) -> Data:
     """How many rows fit; in groups, with what is added up or compared."""
     info = box.owner(given.installation, given.entity)
-    measures = {name: getattr(given, name) for name in MEASURES if getattr(given, name)}
+    measures = {name: getattr(given, name) for name in FUNCTIONS if getattr(given, name)}
     with box.read(info) as reader:
         entity = reader.entity(given.entity)
         if not given.by and not measures:
@@ -603,7 +604,6 @@ INSTALLATION = Parameter("string", "the source, such as acme:default; not needed
 ENTITY = Parameter("string", "what to look for, such as AcmeTask; overview lists them", required=True)
 FILTER = shared("search", "where")
 FIELDS = Parameter("string", "only these, also through refs: title,assignee.name; fewer fields, more rows")
-MEASURES = ("sum", "avg", "min", "max")
 
 
 TOOLS = (
@@ -679,7 +679,7 @@ TOOLS = (
             "entity": ENTITY,
             "filter": FILTER,
             "by": shared("count_by", "by")._replace(required=False),
-            **{name: shared("count_by", name) for name in MEASURES},
+            **{name: shared("count_by", name) for name in FUNCTIONS},
             "order_by": shared("count_by", "order_by"),
             "top": shared("count_by", "top", most=1_000),
             "installation": INSTALLATION,

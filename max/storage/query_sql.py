@@ -19,9 +19,9 @@ from typing import Any, TypeAlias, cast
 
 from ..errors import InvalidCursor, UnknownName, UsageError
 from ..model.columns import encode_one
-from ..model.entities import Entity, FieldOf, FieldType
+from ..model.entities import ID, Entity, FieldOf, FieldType
 from ..model.filters import AllOf, AnyOf, Compare, Filter, Not, Op, Some, Synced
-from ..model.query import ID, Order, Query, check_item, check_value
+from ..model.query import Order, Query, check_item, check_value
 from ..model.values import REPLACED, Kind, is_text, is_valid, read_integer, read_real
 from .database import FALSE, TRUE, Connection, joined, quoted
 from .rows import NEVER, TableMapping

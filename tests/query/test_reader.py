@@ -291,7 +291,7 @@ def test_a_database_without_syncs_has_no_runs(reader: Reader) -> None:
 def test_schema_describes_what_is_stored_and_a_diff_finds_nothing(reader: Reader) -> None:
     assert list(reader.schema.entities) == list(connector.schema.entities)
     assert reader.entity(AcmeRoot) is reader.schema.entities["AcmeRoot"]
-    assert reader.schema_diff(connector.schema, connector.resolver, connector.policy).changes == ()
+    assert reader.schema_diff(connector.resolver, connector.policy).changes == ()
     assert reader.quarantine("AcmeUser") == []
 
 

@@ -347,7 +347,7 @@ def _connecting(proposal: Proposal) -> str:
         plan = f"[\n        Step.concurrent([\n{inside}        ])\n    ]".replace(
             "\n        step", "\n            step"
         )
-    probe = "None" if proposal.graphql else _probe(proposal, first)
+    probe = "None" if proposal.graphql else _probe(first)
     client = "HttpClient(config.base_url, credentials)"
     if proposal.auth.kind != "none":
         client = f"HttpClient(\n        config.base_url, credentials, auth={_auth(proposal)}\n    )"
@@ -382,7 +382,7 @@ async def check(answers: Answers, credentials: CredentialProvider) -> str:
         await installation.context.stop()'''
 
 
-def _probe(proposal: Proposal, entity: ProposedEntity) -> str:
+def _probe(entity: ProposedEntity) -> str:
     given = {name: quoted(value) for name, value in entity.parameters.items()}
     given |= {entity.paging.size: '"1"'} if entity.paging.size else {}
     return f"{{{', '.join(f'{quoted(name)}: {value}' for name, value in given.items())}}}"
