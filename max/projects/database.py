@@ -22,11 +22,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from time import time
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from ..errors import MaxError, MoveRefused, ProjectError, StorageEmpty, StorageError, UsageError
@@ -50,10 +50,8 @@ from .manager import (
 )
 
 if TYPE_CHECKING:
-    from ..connector import Connector
     from ..core import SyncLease
     from ..installations.onboarding import OnboardingResult
-    from ..installations.registry import ConnectorRegistry
     from ..model.soundness import Finding
     from ..storage.database import Connection, Database
     from ..storage.postgres_leases import LeaseKeeper
@@ -214,44 +212,8 @@ class ProjectDatabase(ProjectManager):
         """Its URL without a password."""
         return self._shown
 
-    @property
-    def root(self) -> Path | None:
-        """The folder that leads to it."""
-        return self._root
-
-    @property
-    def trusted(self) -> bool:
-        """Whether the folder's own connectors run, whatever is recorded."""
-        return self._trusted
-
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._shown!r})"
-
-    def refuse_foreign(self) -> None:
-        """ProjectUntrusted when another user may have written the folder that leads here."""
-        if self._root is not None and not self._trusted:
-            from ..installations.trust import refuse_exposed
-
-            refuse_exposed(self._root)
-
-    def _allow_connectors(self) -> None:
-        if self._root is not None and not self._trusted:
-            from ..installations.trust import refuse_untrusted
-
-            refuse_untrusted(self._root)
-
-    @property
-    def registry(self) -> ConnectorRegistry:
-        """The connectors that can be used here, the folder's own among them."""
-        return self._connectors.registry
-
-    def connector(self, info: InstallationInfo) -> Connector[Any, Any]:
-        """The connector of an installation: in the version that its settings pin, if they do."""
-        return self._connectors.connector(info)
-
-    def connector_files(self, info: InstallationInfo) -> list[Path]:
-        """The files of an installation's connector, and those beside it; imports none of them."""
-        return self._connectors.files(info)
 
     # -- reading
 
@@ -259,14 +221,8 @@ class ProjectDatabase(ProjectManager):
         with self._reading() as connection:
             return rows.installations(connection)
 
-    def installations(self) -> list[InstallationInfo]:
-        """Every installation that can be read, sorted by name."""
-        found = map(_info_or_problem, self._stored())
-        return [one for one in found if isinstance(one, InstallationInfo)]
-
-    def problems(self) -> list[ProjectError]:
-        """What is wrong with each installation that ``installations`` leaves out."""
-        return [one for one in map(_info_or_problem, self._stored()) if isinstance(one, ProjectError)]
+    def _readings(self) -> Iterator[InstallationInfo | ProjectError]:
+        return map(_info_or_problem, self._stored())
 
     def target(self, text: str) -> InstallationInfo:
         """The installation that ``connector:name``, ``connector`` or the beginning of an id means."""
@@ -460,14 +416,6 @@ class ProjectDatabase(ProjectManager):
     def writable_audit(self) -> Database:
         """The same for writing."""
         return self.audit_database()
-
-    def audited(
-        self, action: str, what: InstallationInfo | str = "", /, **facts: Json
-    ) -> AbstractContextManager[dict[str, Json]]:
-        """Record a change in the project's audit."""
-        from .audit import audited
-
-        return audited(self, action, what, **facts)
 
     def free_name(self, connector: str, name: str | None) -> str:
         """The name that a new installation would have; as ``ProjectFolder.free_name``."""

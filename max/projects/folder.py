@@ -25,11 +25,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, NoReturn, Self
 
 from ..errors import MaxError, Mismatch, MoveRefused, NoProject, ProjectError, ProjectUntrusted, UsageError
 from ..installations.files import (
@@ -59,10 +59,8 @@ from ..model.values import Json, datetime_text, is_datetime
 from .manager import MovedInstallation, ProjectManager, move_is_running, name_of, refuse_moving
 
 if TYPE_CHECKING:
-    from ..connector import Connector
     from ..installations.credential_file import FileCredentials, StoredSecrets
     from ..installations.onboarding import OnboardingResult
-    from ..installations.registry import ConnectorRegistry
     from ..model.soundness import Finding
     from ..storage.database import Database
     from ..storage.sqlite import SqliteDatabase
@@ -87,6 +85,8 @@ class ProjectFolder(ProjectManager):
     Every method reads or writes files and returns when that is done; ``Project`` offers the
     same to an event loop.
     """
+
+    _root: Path
 
     def __init__(self, root: Path, *, trusted: bool = False) -> None:
         self._root, self._trusted = root, trusted
@@ -155,11 +155,6 @@ class ProjectFolder(ProjectManager):
     def root(self) -> Path:
         """Its folder."""
         return self._root
-
-    @property
-    def trusted(self) -> bool:
-        """Whether its own connectors run, whatever is recorded."""
-        return self._trusted
 
     @property
     def label(self) -> str:
@@ -304,22 +299,6 @@ class ProjectFolder(ProjectManager):
         path, audit = self._folder(info) / CREDENTIALS, InstallationAudit(self, info)
         return FileCredentials(path, info=info, destination=destination, audit=audit)
 
-    @property
-    def registry(self) -> ConnectorRegistry:
-        """The connectors that can be used here, the project's own among them."""
-        return self._connectors.registry
-
-    def connector(self, info: InstallationInfo) -> Connector[Any, Any]:
-        """The connector of an installation: in the version that its settings pin, if they do.
-
-        As the registry's ``resolve``; ConnectorError when the pinned folder has no such connector.
-        """
-        return self._connectors.connector(info)
-
-    def connector_files(self, info: InstallationInfo) -> list[Path]:
-        """The files of an installation's connector, and those beside it; imports none of them."""
-        return self._connectors.files(info)
-
     def version(self, info: InstallationInfo) -> object:
         """What differs after an installation's configuration, secrets or connector were changed."""
         file = self.file(info)
@@ -328,31 +307,7 @@ class ProjectFolder(ProjectManager):
             paths += self._connectors.files(info)
         return {str(path): version_of(path) for path in paths}
 
-    def _allow_connectors(self) -> None:
-        from ..installations.trust import refuse_untrusted  # what only reads needs none of it
-
-        if not self.trusted:
-            refuse_untrusted(self.root)
-
-    def refuse_foreign(self, *, above: bool = False) -> None:
-        """ProjectUntrusted when another user may have written the project: it can only be read then.
-
-        ``above``: it was not named but found, and is not even read.
-        """
-        from ..installations.trust import refuse_exposed
-
-        if not self.trusted:
-            refuse_exposed(self.root, above=above)
-
     # -- reading ---------------------------------------------------------------------------
-
-    def installations(self) -> list[InstallationInfo]:
-        """Every installation whose file can be read, sorted by name."""
-        return [one for one in self._readings() if isinstance(one, InstallationInfo)]
-
-    def problems(self) -> list[ProjectError]:
-        """What is wrong with each installation that ``installations`` leaves out."""
-        return [one for one in self._readings() if isinstance(one, ProjectError)]
 
     def _readings(self) -> Iterator[InstallationInfo | ProjectError]:
         for folder in self._folders().values():
@@ -391,14 +346,6 @@ class ProjectFolder(ProjectManager):
         return name_of(text, [*folders], self.installations)
 
     # -- writing ---------------------------------------------------------------------------
-
-    def audited(
-        self, action: str, what: InstallationInfo | str = "", /, **facts: Json
-    ) -> AbstractContextManager[dict[str, Json]]:
-        """Record a change in the project's audit: ``with folder.audited("change_settings", info):``."""
-        from .audit import audited  # what only reads needs none of it
-
-        return audited(self, action, what, **facts)
 
     def add(
         self,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..core import SyncLease
     from ..installations.credential_file import FileCredentials, StoredSecrets
     from ..installations.onboarding import OnboardingResult
+    from ..installations.project_connectors import ProjectConnectors
     from ..installations.registry import ConnectorRegistry
     from ..model.soundness import Finding
     from ..storage.database import Database
@@ -57,7 +58,14 @@ class InstallationWork(NamedTuple):
 
 
 class ProjectManager(Protocol):
-    """The installations of one project.  Safe beside other threads and processes."""
+    """The installations of one project.  Safe beside other threads and processes.
+
+    Besides what is asked of it, this class has what is the same wherever a project is kept.
+    """
+
+    _root: Path | None
+    _trusted: bool
+    _connectors: ProjectConnectors
 
     @property
     def label(self) -> str:
@@ -70,24 +78,45 @@ class ProjectManager(Protocol):
     @property
     def root(self) -> Path | None:
         """The folder in which it was found: of its own connectors, and of its daemon; None without one."""
+        return self._root
 
     @property
     def trusted(self) -> bool:
         """Whether its own connectors run, whatever is recorded."""
+        return self._trusted
 
-    def refuse_foreign(self) -> None:
-        """ProjectUntrusted when another user may have written the project: it can only be read then."""
+    def refuse_foreign(self, *, above: bool = False) -> None:
+        """ProjectUntrusted when another user may have written its folder: it can only be read then.
+
+        ``above``: the folder was not named but found, and is not even read.
+        """
+        if self._root is not None and not self._trusted:
+            from ..installations.trust import refuse_exposed  # what only reads needs none of it
+
+            refuse_exposed(self._root, above=above)
+
+    def _allow_connectors(self) -> None:
+        """ProjectUntrusted when the connectors of its folder must not run."""
+        if self._root is not None and not self._trusted:
+            from ..installations.trust import refuse_untrusted
+
+            refuse_untrusted(self._root)
 
     def close(self) -> None:
         """Give up what is kept between two calls, such as connections; the project may be used again."""
 
     # -- reading
 
+    def _readings(self) -> Iterable[InstallationInfo | ProjectError]:
+        """Every installation, or what is wrong with it, sorted by name."""
+
     def installations(self) -> list[InstallationInfo]:
         """Every installation that can be read, sorted by name."""
+        return [one for one in self._readings() if isinstance(one, InstallationInfo)]
 
     def problems(self) -> list[ProjectError]:
         """What is wrong with each installation that ``installations`` leaves out."""
+        return [one for one in self._readings() if isinstance(one, ProjectError)]
 
     def target(self, text: str) -> InstallationInfo:
         """The installation that ``connector:name``, ``connector`` or the beginning of an id means.
@@ -113,12 +142,21 @@ class ProjectManager(Protocol):
     @property
     def registry(self) -> ConnectorRegistry:
         """The connectors that can be used here, the project's own among them."""
+        return self._connectors.registry
 
     def connector(self, info: InstallationInfo) -> Connector[Any, Any]:
-        """The connector of an installation: in the version that its settings pin, if they do."""
+        """The connector of an installation: in the version that its settings pin, if they do.
+
+        As the registry's ``resolve``; ConnectorError when the pinned folder has no such connector.
+        """
+        return self._connectors.connector(info)
 
     def connector_files(self, info: InstallationInfo) -> list[Path]:
-        """The files of the connector, which are not imported; ConnectorError when there is none."""
+        """The files of an installation's connector, and those beside it, which are not imported.
+
+        ConnectorError when there is none.
+        """
+        return self._connectors.files(info)
 
     # -- data
 
@@ -176,6 +214,9 @@ class ProjectManager(Protocol):
         self, action: str, what: InstallationInfo | str = "", /, **facts: Json
     ) -> AbstractContextManager[dict[str, Json]]:
         """Record a change in the project's audit: ``with project.audited("change_settings", info):``."""
+        from .audit import audited  # what only reads needs none of it
+
+        return audited(self, action, what, **facts)
 
     def free_name(self, connector: str, name: str | None) -> str:
         """The name that a new installation would have: the first free default for None.
