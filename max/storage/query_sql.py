@@ -27,6 +27,10 @@ from .database import FALSE, TRUE, Connection, joined, quoted
 from .rows import NEVER, TableMapping
 
 JOINS = 50  # refs of a statement; SQLite joins at most 64 tables
+# Each part reads an index alone, where to look at each row whether it was removed would read all of them.
+COUNT_ALL = """
+    SELECT (SELECT count(*) FROM {table}) - (SELECT count(*) FROM {table} WHERE _removed_at IS NOT NULL)
+"""
 
 _COMPARISONS = {Op.LT: "<", Op.LE: "<=", Op.GT: ">", Op.GE: ">="}
 
@@ -305,6 +309,8 @@ def scan(
 
 def count(mappings: Mapping[str, TableMapping[Any]], query: Query[Any]) -> tuple[str, list[Any]]:
     """The statement that counts the rows of a query."""
+    if query.filter is None:
+        return mappings[query.entity.__name__].sql(COUNT_ALL), []
     statement = Statement(mappings, query.entity)
     condition = statement.condition(query.filter)
     return (

@@ -16,7 +16,7 @@ from max.errors import UsageError
 from max.model.delivery import Delivery
 from max.model.entities import FieldOf
 from max.model.query import Order
-from max.storage.query_sql import JOINS, own_fields, selects, write_cursor
+from max.storage.query_sql import JOINS, count, own_fields, selects, write_cursor
 from max.storage.sqlite import SqliteConnection
 from tests.sample import writer
 from tests.versions import made
@@ -91,6 +91,23 @@ def test_empty_and_filled_values_are_two_ranges_only_where_the_order_goes_from_o
         after = {key: len(plans(connection, behind(order, key))) for key in (None, "a shelf")}
 
         assert after == ({None: 2, "a shelf": 1} if order.nulls_first else {None: 1, "a shelf": 2})
+
+
+def test_all_rows_are_counted_by_indexes_and_no_row_is_read(connection: SqliteConnection) -> None:
+    sql, values = count(TABLES._mappings, Query(Book))
+    plan = [row[-1] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", values)]
+    looked_at = [line for line in plan if line.startswith(("SCAN", "SEARCH")) and "CONSTANT" not in line]
+    assert looked_at
+    assert all("COVERING INDEX" in line for line in looked_at)
+
+
+def test_removed_rows_are_not_counted() -> None:
+    with closing(sqlite3.connect(":memory:", isolation_level=None, factory=SqliteConnection)) as connection:
+        tables = writer(Schema([Shelf, Book]))
+        tables.apply(connection)
+        tables.write(connection, Delivery([Book("1"), Book("2"), Book("3")], 1.0))
+        tables.write(connection, Delivery((), 2.0, removed=[Book.ref("2")]))
+        assert tables.count(connection, Query(Book)) == 2
 
 
 # Columns of our tables, aliases, and words that SQL resolves as names when a column has them.
