@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import lru_cache
-from itertools import chain, repeat
+from itertools import repeat
 from pathlib import Path
 from stat import S_ISREG
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -115,8 +115,11 @@ def insert_rows(
         statement = _with_rows(sql, len(columns), len(constants), together)
         while start + together <= number:
             end = start + together
-            first, *others = zip(*[column[start:end] for column in columns], strict=True)
-            connection.execute(statement, [*first, *constants, *chain.from_iterable(others)])
+            values: list[Any] = [None] * (len(columns) * together)
+            for at, column in enumerate(columns):  # twice as quick as rows that are put one behind another
+                values[at :: len(columns)] = column[start:end]
+            values[len(columns) : len(columns)] = constants
+            connection.execute(statement, values)
             start = end
     if start < number:
         same = [repeat(one, number - start) for one in constants]
