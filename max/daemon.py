@@ -92,7 +92,7 @@ class Daemon:
 
     def __init__(
         self,
-        folder: ProjectManager,
+        manager: ProjectManager,
         options: DaemonOptions | None = None,
         commands: Commands | None = None,
         *,
@@ -101,9 +101,9 @@ class Daemon:
         from . import __version__
 
         self.options = options or DaemonOptions()
-        self.folder = DaemonFolder(folder_of(folder))
+        self.folder = DaemonFolder(folder_of(manager))
         self.project: Project[Runtime] = Project(
-            folder, runtimes=isolated if self.options.isolate else assemble
+            manager, runtimes=isolated if self.options.isolate else assemble
         )
         facts: dict[str, Json] = {"version": __version__, "options": self.options.to_json()}
         self.lock = DaemonLock(self.folder, facts)
@@ -317,7 +317,7 @@ class DaemonProcess:
 
 
 def run_daemon(
-    folder: ProjectManager,
+    manager: ProjectManager,
     options: DaemonOptions,
     commands: Commands | None = None,
     *,
@@ -334,7 +334,7 @@ def run_daemon(
     from .serve.service_manager import take_notifier
 
     stay_small()
-    daemon = Daemon(folder, options, commands)
+    daemon = Daemon(manager, options, commands)
     make_private(daemon.folder)
     file = set_up_log(daemon.folder.file(LOG), capture=background, clean=daemon.redactor.message)
     asyncio.run(DaemonProcess(daemon, file, take_notifier()).run(ready))

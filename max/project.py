@@ -1,7 +1,7 @@
-"""Projects: a folder's installations for a program with an event loop, and their warm runtimes.
+"""Projects: the installations of one, for a program with an event loop, and their warm runtimes.
 
-Every method that touches a disk does so in a thread.  ``ProjectFolder``, the same without an
-event loop, is what the command line uses.
+Every method that touches a disk or a server does so in a thread.  ``manager``, a ProjectManager, is the
+same for code that may block: commands use that alone.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def threaded(method: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
 
 
 class Project(Generic[R]):
-    """The installations of a folder, and a runtime for each that is in use.
+    """The installations of a project, and a runtime for each that is in use.
 
     ``async with Project.open(".") as project:`` stops every runtime at the end.  Several
     processes may use a project, but one event loop of a process at a time.  A ``target`` is an
@@ -91,7 +91,7 @@ class Project(Generic[R]):
 
     def __init__(
         self,
-        folder: ProjectManager,
+        manager: ProjectManager,
         *,
         runtimes: Runtimes[R] | None = None,
         clock: Callable[[], float] = time.time,
@@ -99,7 +99,7 @@ class Project(Generic[R]):
     ) -> None:
         if middlewares and runtimes is not None:
             raise ValueError("middlewares are around operations of this process; the runtimes have others")
-        self.folder = folder  # the same for code that may block
+        self.manager = manager  # the same for code that may block
         self._make, self._clock, self._middlewares = runtimes, clock, tuple(middlewares)
         self._runtimes: dict[str, R] = {}  # by installation id, oldest first
         self._locks: dict[str, asyncio.Lock] = {}  # by installation id: one build at a time
@@ -107,7 +107,7 @@ class Project(Generic[R]):
         self._schedule_watchers: set[Callable[[], None]] = set()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.folder.label!r}, {len(self.list_runtimes())} in use)"
+        return f"{type(self).__name__}({self.manager.label!r}, {len(self.list_runtimes())} in use)"
 
     @classmethod
     def find(cls, path: Path | str = ".") -> Self:
@@ -156,8 +156,8 @@ class Project(Generic[R]):
         ``middlewares`` are as for Project.  ``keys`` finds the keys of the secrets in a database; without it
         ``MAX_KEY`` says where they are.
         """
-        folder = await in_thread(lambda: open_project(path, create=create, trusted=trusted, keys=keys))
-        async with cls(folder, runtimes=runtimes, middlewares=middlewares) as project:
+        manager = await in_thread(lambda: open_project(path, create=create, trusted=trusted, keys=keys))
+        async with cls(manager, runtimes=runtimes, middlewares=middlewares) as project:
             yield project
 
     async def __aenter__(self) -> Self:
@@ -165,24 +165,24 @@ class Project(Generic[R]):
 
     async def __aexit__(self, *error: object) -> None:
         await self.stop_all()
-        self.folder.close()
+        self.manager.close()
 
     # -- installations ---------------------------------------------------------------------
 
     @threaded
     def installations(self) -> list[InstallationInfo]:
-        """Every installation whose file can be read, sorted by name."""
-        return self.folder.installations()
+        """Every installation that can be read, sorted by name."""
+        return self.manager.installations()
 
     @threaded
     def problems(self) -> list[ProjectError]:
         """What is wrong with each installation that ``installations`` leaves out."""
-        return self.folder.problems()
+        return self.manager.problems()
 
     @threaded
     def target(self, text: str) -> InstallationInfo:
         """The installation of a name; UnknownName, or UsageError when it may be several."""
-        return self.folder.target(text)
+        return self.manager.target(text)
 
     @threaded
     def connect(
@@ -200,10 +200,10 @@ class Project(Generic[R]):
         a name it is "default", then "default-2", ….  Data that ``disconnect`` kept under the
         same name is used again.
         """
-        with self.folder.audited("connect", f"{connector}:{name or ''}") as facts:
+        with self.manager.audited("connect", f"{connector}:{name or ''}") as facts:
             checked = self._check(connector, config or {}, secrets or {})
             secrets, destination = checked.secrets, checked.destination
-            info = self.folder.add(
+            info = self.manager.add(
                 connector, name, checked.config, secrets, now=self._clock(), destination=destination
             )
             facts |= {"name": info.name, "id": info.id, "config": sorted(info.config)}
@@ -238,24 +238,24 @@ class Project(Generic[R]):
         """A change that is recorded in the audit."""
         from .projects.audit import audited_call
 
-        return audited_call(self.folder, action, target, **facts)
+        return audited_call(self.manager, action, target, **facts)
 
     def _connected(
         self, connector: str, name: str, config: Mapping[str, Json], secrets: Mapping[str, str]
     ) -> InstallationInfo:
         try:
-            return self.folder.target(f"{connector}:{name}")
+            return self.manager.target(f"{connector}:{name}")
         except UnknownName:
             checked = self._check(connector, config, secrets)
             values, now, destination = checked.config, self._clock(), checked.destination
-            return self.folder.add(
+            return self.manager.add(
                 connector, name, values, checked.secrets, now=now, destination=destination, exist_ok=True
             )
 
     async def _adjust(self, info: InstallationInfo, config: Mapping[str, Json]) -> None:
         """Change some values of an installation; ProjectError when it is in use."""
         info = await self.target(str(info))
-        stored = self.folder.credentials(info).stored
+        stored = self.manager.credentials(info).stored
         checked = await in_thread(lambda: self._revised(info, stored(), config, {}))
         if checked.config != info.config:
             self._refuse_in_use(info)
@@ -281,8 +281,8 @@ class Project(Generic[R]):
         """
         given = (config or {}, secrets or {})
         names = {"config": sorted(given[0]), "secrets": sorted(given[1])}
-        with self.folder.audited("reconfigure", target, **names):
-            return self.folder.reconfigure(
+        with self.manager.audited("reconfigure", target, **names):
+            return self.manager.reconfigure(
                 self._info(target), lambda now, stored: self._revised(now, stored, *given)
             )
 
@@ -291,7 +291,7 @@ class Project(Generic[R]):
     ) -> OnboardingResult:
         from .installations.onboarding import check_answers
 
-        return check_answers(self.folder.registry.resolve(connector), config, secrets)
+        return check_answers(self.manager.registry.resolve(connector), config, secrets)
 
     def _revised(
         self,
@@ -303,7 +303,7 @@ class Project(Generic[R]):
         """What an installation becomes when some of its configuration and secrets change."""
         from .installations.onboarding import revised
 
-        return revised(self.folder.connector(now), now.config, stored, config, secrets)
+        return revised(self.manager.connector(now), now.config, stored, config, secrets)
 
     @threaded
     def change_settings(self, target: InstallationInfo | str, **settings: Json) -> InstallationInfo:
@@ -312,25 +312,25 @@ class Project(Generic[R]):
         UsageError when one does not exist or its value is invalid; nothing is changed then.  A
         runtime in use keeps its former settings.
         """
-        with self.folder.audited("change_settings", target, **settings):
-            return self.folder.change_settings(self._info(target), **settings)
+        with self.manager.audited("change_settings", target, **settings):
+            return self.manager.change_settings(self._info(target), **settings)
 
     async def disconnect(self, target: InstallationInfo | str, *, keep_data: bool = False) -> None:
         """Remove an installation with its secrets, and its data unless ``keep_data``."""
         from .projects.moving import is_given_up  # with all that moves an installation
 
         async with self._recorded("disconnect", target, keep_data=keep_data):
-            info = await in_thread(lambda: self.folder.removable(str(target)))
+            info = await in_thread(lambda: self.manager.removable(str(target)))
             async with self._lock(info.id):
                 self._refuse_in_use(info)
-                moving = await in_thread(lambda: is_given_up(self.folder, info))
-                await in_thread(lambda: self.folder.remove(info, keep_data=keep_data, moving=moving))
+                moving = await in_thread(lambda: is_given_up(self.manager, info))
+                await in_thread(lambda: self.manager.remove(info, keep_data=keep_data, moving=moving))
 
     def _info(self, target: InstallationInfo | str) -> InstallationInfo:
-        return self.folder.target(target) if isinstance(target, str) else target
+        return self.manager.target(target) if isinstance(target, str) else target
 
     def _writable(self, info: InstallationInfo) -> Database:
-        return self.folder.writable_database(info)
+        return self.manager.writable_database(info)
 
     # -- what happens, and who changed what ---------------------------------------------------
 
@@ -349,7 +349,7 @@ class Project(Generic[R]):
         chosen = [self._info(one) for one in targets]
 
         def sources() -> list[tuple[InstallationInfo, Database]]:
-            return [(one, self.folder.database(one)) for one in chosen or self.folder.installations()]
+            return [(one, self.manager.database(one)) for one in chosen or self.manager.installations()]
 
         return Follower(sources, after, single=len(chosen) == 1, kinds=kinds)
 
@@ -382,8 +382,8 @@ class Project(Generic[R]):
         """How an installation is, why and since when; of all, sorted by name, without one."""
         from .query.health import health
 
-        chosen = self.folder.installations() if target is None else [self._info(target)]
-        return [health(self.folder.database(one), one, now=self._clock()) for one in chosen]
+        chosen = self.manager.installations() if target is None else [self._info(target)]
+        return [health(self.manager.database(one), one, now=self._clock()) for one in chosen]
 
     @threaded
     def doctor(self, target: InstallationInfo | str | None = None, *, deep: bool = False) -> list[Finding]:
@@ -394,21 +394,21 @@ class Project(Generic[R]):
         from .projects.soundness import machine_findings, project_findings
 
         chosen = None if target is None else [self._info(target)]
-        return [*machine_findings(), *project_findings(self.folder, chosen, deep=deep)]
+        return [*machine_findings(), *project_findings(self.manager, chosen, deep=deep)]
 
     @threaded
     def audit(self, *, since: float = 0.0, limit: int = 1_000) -> list[AuditRow]:
         """Who changed what since a time (seconds since the epoch): the newest rows, oldest first."""
         from .projects.audit import audit_rows
 
-        return audit_rows(self.folder, since=since, limit=limit)
+        return audit_rows(self.manager, since=since, limit=limit)
 
     @threaded
     def check_audit(self, *, head: str = "") -> AuditCheck:
         """Whether the audit is whole; ``head`` is the digest of a row that was noted before."""
         from .projects.audit import check_audit
 
-        return check_audit(self.folder, head=head)
+        return check_audit(self.manager, head=head)
 
     # -- data without a runtime ------------------------------------------------------------
 
@@ -421,7 +421,7 @@ class Project(Generic[R]):
         from .query.reader import open_reader
 
         info = self._info(target)
-        return open_reader(self.folder.database(info), info)
+        return open_reader(self.manager.database(info), info)
 
     def find_rows(
         self,
@@ -441,7 +441,7 @@ class Project(Generic[R]):
         from .query.find import find
 
         chosen = [self._info(one) for one in installations]
-        chosen = chosen or [one for one in self.folder.installations() if self.folder.has_data(one)]
+        chosen = chosen or [one for one in self.manager.installations() if self.manager.has_data(one)]
         with ExitStack() as opened:
             readers = [opened.enter_context(self.read(one)) for one in chosen]
             return find(readers, text, entities, limit=limit, raw=raw)
@@ -463,11 +463,11 @@ class Project(Generic[R]):
         """
         from .query.sql import open_sql, own_data
 
-        known = self.folder.installations()
-        chosen = list(map(self._info, of)) or [one for one in known if self.folder.has_data(one)]
+        known = self.manager.installations()
+        chosen = list(map(self._info, of)) or [one for one in known if self.manager.has_data(one)]
         if not chosen:
             raise StorageEmpty("nothing has been synced yet", hint="sync an installation first")
-        with open_sql({str(one): own_data(self.folder.database(one), one) for one in chosen}) as reader:
+        with open_sql({str(one): own_data(self.manager.database(one), one) for one in chosen}) as reader:
             return reader.sql(statement, parameters, limit=limit, timeout=timeout)
 
     @threaded
@@ -481,9 +481,9 @@ class Project(Generic[R]):
         from .query.maintenance import invalidate, words_of
 
         facts = {"what": words_of(what), "where": str(where or "")}
-        with self.folder.audited("invalidate", target, **facts):
+        with self.manager.audited("invalidate", target, **facts):
             info, now = self._info(target), self._clock()
-            resolver = self.folder.connector(info).resolver
+            resolver = self.manager.connector(info).resolver
             return invalidate(self._writable(info), info, what, where=where, resolver=resolver, now=now)
 
     @threaded
@@ -505,7 +505,7 @@ class Project(Generic[R]):
 
         if command not in list(SyncCommand):
             raise UnknownName("command", command, SyncCommand)
-        with self.folder.audited(str(command), target, force=force):
+        with self.manager.audited(str(command), target, force=force):
             info, asked = self._info(target), SyncCommand(command)
             return request(self._writable(info), info, asked, now=self._clock(), force=force)
 
@@ -519,11 +519,11 @@ class Project(Generic[R]):
         from .query.maintenance import migrate
 
         info = self._info(target)
-        one = self.folder.connector(info)
+        one = self.manager.connector(info)
         declared = (one.resolver, one.policy)
         if dry_run:
-            return migrate(self.folder.database(info), info, *declared, dry_run=True)
-        with self.folder.audited("migrate", info):
+            return migrate(self.manager.database(info), info, *declared, dry_run=True)
+        with self.manager.audited("migrate", info):
             return migrate(self._writable(info), info, *declared)
 
     # -- schedules -------------------------------------------------------------------------
@@ -533,11 +533,11 @@ class Project(Generic[R]):
         """The schedules of an installation, or of all, and what comes next."""
         from .query.schedules import statuses
 
-        known = self.folder.installations() if target is None else [self._info(target)]
+        known = self.manager.installations() if target is None else [self._info(target)]
         return [
             status
             for info in known
-            for status in statuses(self.folder.database(info), info, now=self._clock())
+            for status in statuses(self.manager.database(info), info, now=self._clock())
         ]
 
     async def schedule(
@@ -578,10 +578,10 @@ class Project(Generic[R]):
         def store() -> ScheduleStatus:
             info = self._info(target)
             if options.only:
-                resolver = self.folder.connector(info).resolver
+                resolver = self.manager.connector(info).resolver
                 if resolver.added is None:  # else the account may have fields of its own
                     named_fields(options.only, resolver)
-            with self.folder.audited("schedule", info, name=name, timing=found.timing):
+            with self.manager.audited("schedule", info, name=name, timing=found.timing):
                 return put(self._writable(info), info, found, now=self._clock())
 
         return await self._on_schedules(target, store)
@@ -594,7 +594,7 @@ class Project(Generic[R]):
 
         def work() -> list[ScheduleStatus]:
             info = self._info(target)
-            with self.folder.audited("schedule", info, names=list(names), on=on):
+            with self.manager.audited("schedule", info, names=list(names), on=on):
                 return switch(self._writable(info), info, names, on=on, now=self._clock())
 
         return await self._on_schedules(target, work)
@@ -605,7 +605,7 @@ class Project(Generic[R]):
 
         def work() -> list[str]:
             info = self._info(target)
-            with self.folder.audited("unschedule", info, names=list(names)):
+            with self.manager.audited("unschedule", info, names=list(names)):
                 return remove(self._writable(info), info, names)
 
         return await self._on_schedules(target, work)
@@ -615,7 +615,7 @@ class Project(Generic[R]):
 
         def change() -> T:
             result = work()
-            self.folder.wake(self._info(target))
+            self.manager.wake(self._info(target))
             return result
 
         result = await in_thread(change)
@@ -677,7 +677,7 @@ class Project(Generic[R]):
         if str(runtime.info) != str(info):
             raise ProjectError(
                 f"{runtime.info} and {info} have the same id",
-                hint=f"one is a copy of the other: change the id in {self.folder.place_of(info)}",
+                hint=f"one is a copy of the other: change the id in {self.manager.place_of(info)}",
             )
         return runtime
 
@@ -722,14 +722,14 @@ class Project(Generic[R]):
     ) -> R:
         """A runtime that is not started."""
         if self._make is None:
-            return cast(R, assemble(self.folder, info, recording, flow, self._middlewares))
+            return cast(R, assemble(self.manager, info, recording, flow, self._middlewares))
         if recording is not None or flow is not None:
             what = "flow" if recording is None else "recording"
             raise ProjectError(
                 f"{info} does not run in this process, so it can be given no {what}",
                 hint="open the project without runtimes of its own",
             )
-        return self._make(self.folder, info)
+        return self._make(self.manager, info)
 
     def _has(self, runtime: Runtime, recording: UpstreamAccess | None, flow: FlowController | None) -> bool:
         """Whether a runtime was made with these, as far as they are given."""
@@ -785,7 +785,7 @@ class Project(Generic[R]):
         with suppress(MaxError):  # it may have ended, or its database fail
             await handle.pause()
             if (await handle.completion()).status is Status.PAUSED:
-                database, now = self.folder.database(info), self._clock()
+                database, now = self.manager.database(info), self._clock()
                 await in_thread(lambda: request(database, info, SyncCommand.RUN, now=now))
 
     async def stop_all(self) -> None:
@@ -802,7 +802,7 @@ class Project(Generic[R]):
 
 
 def assemble(
-    folder: ProjectManager,
+    manager: ProjectManager,
     info: InstallationInfo,
     recording: UpstreamAccess | None = None,
     flow: FlowController | None = None,
@@ -817,20 +817,20 @@ def assemble(
     from .storage.provenance import discard_replay
     from .upstream.credentials import CredentialProvider
 
-    connector, database = folder.connector(info), folder.writable_database(info)
+    connector, database = manager.connector(info), manager.writable_database(info)
     values = info.config if recording is None else recording.prepare(connector.name, info.config)
     if recording is not None and recording.replay_of is not None:
         known = config_types(connector.config)
         values = {key: value for key, value in values.items() if key in known}
         discard_replay(database, connector.schema, recording.replay_of)
     config = read_config(connector.config, values, subject=f"the configuration of {info}")
-    secrets = folder.credentials(info, destination_of(connector, info.config))
+    secrets = manager.credentials(info, destination_of(connector, info.config))
     hosts = connector.hosts_for(config)
     credentials = CredentialProvider(secrets, connector.credentials, hosts)
-    audit = InstallationAudit(folder, info)
-    lease = folder.lease(info, database)
+    audit = InstallationAudit(manager, info)
+    lease = manager.lease(info, database)
     if flow is None and recording is None:
-        flow = folder.flow(info, secrets)
+        flow = manager.flow(info, secrets)
     return InstallationRuntime(
         info,
         connector,

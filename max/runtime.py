@@ -469,7 +469,7 @@ class InstallationRuntime(Runtime):
     def sync_every(
         self, interval: float | str | timedelta, options: SyncOptions = NO_OPTIONS
     ) -> RepeatedSync:
-        """Sync now and then again and again: ``runtime.sync_every("10m")``, in the running loop.
+        """Sync at once, and then again and again: ``runtime.sync_every("10m")``, in the running loop.
 
         ``interval`` is a text such as "90s", "10m" or "2h", seconds, or a timedelta, from the
         beginning of one sync to the beginning of the next.  ValueError or TypeError for anything

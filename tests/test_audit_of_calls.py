@@ -203,7 +203,7 @@ def test_secrets_leave_a_row_once_for_a_runtime_and_once_for_each_renewal(tmp_pa
     async def work() -> None:
         async with Project.open(tmp_path, create=True) as project:
             info = await project.connect("acme", config={"users": 2}, secrets={"token": SECRET})
-            secrets = project.folder.credentials(info)  # a runtime has one of these while it runs
+            secrets = project.manager.credentials(info)  # a runtime has one of these while it runs
             for _ in range(3):
                 assert await secrets.get("token") == SECRET
             async with secrets.renewal_lock():

@@ -36,11 +36,11 @@ def project(tmp_path: Path) -> Project:
 @pytest.fixture
 def running(project: Project) -> Iterator[Project]:
     """A project with a connector of its own, and installations one, two and stuck."""
-    folder = folder_of(project.folder) / "connectors"
+    folder = folder_of(project.manager) / "connectors"
     folder.mkdir()
     (folder / "max_sample.py").write_text(source("sample"))
     for name in ("one", "two", "stuck"):
-        project.folder.add("sample", name, {"things": 3, "prefix": name}, {}, now=NOW)
+        project.manager.add("sample", name, {"things": 3, "prefix": name}, {}, now=NOW)
     events.clear()
     yield project
     sys.modules.pop("max_sample", None)
@@ -50,13 +50,13 @@ class TestOpening:
     """``Project.open``."""
 
     def test_a_project_is_found_from_below_and_not_made_twice(self, running: Project) -> None:
-        below = folder_of(running.folder) / "a" / "b"
+        below = folder_of(running.manager) / "a" / "b"
         below.mkdir(parents=True)
 
         async def main() -> None:
             for create in (False, True):
                 async with Project.open(below, create=create) as project:
-                    assert folder_of(project.folder) == folder_of(running.folder)
+                    assert folder_of(project.manager) == folder_of(running.manager)
 
         asyncio.run(main())
         assert not (below / ".max").exists()
@@ -74,9 +74,9 @@ class TestOpening:
 
     def test_its_runtimes_are_stopped_at_the_end_even_after_an_error(self, running: Project) -> None:
         async def main() -> None:
-            async with Project.open(folder_of(running.folder)) as project:
+            async with Project.open(folder_of(running.manager)) as project:
                 await project.runtime("sample", "one")
-                assert repr(project) == f"Project({str(folder_of(running.folder))!r}, 1 in use)"
+                assert repr(project) == f"Project({str(folder_of(running.manager))!r}, 1 in use)"
                 raise UpstreamBroken("midway")
 
         with pytest.raises(UpstreamBroken, match="midway"):
@@ -108,13 +108,13 @@ connector = sample(
 @pytest.fixture
 def locked(running: Project) -> Iterator[Project]:
     """The same, with a connector that needs a value and a secret, and with an url another secret."""
-    (folder_of(running.folder) / "connectors" / "max_locked.py").write_text(LOCKED)
+    (folder_of(running.manager) / "connectors" / "max_locked.py").write_text(LOCKED)
     yield running
     sys.modules.pop("max_locked", None)
 
 
 def stored_secrets(project: Project, name: str) -> dict[str, str]:
-    return project.folder.credentials(project.folder.target(name)).read()
+    return project.manager.credentials(project.manager.target(name)).read()
 
 
 class TestConnecting:
@@ -142,12 +142,12 @@ class TestConnecting:
     def test_everything_wrong_is_named_and_nothing_is_stored(
         self, locked: Project, config: dict[str, Json], secrets: dict[str, str], wrong: list[str]
     ) -> None:
-        before = locked.folder.installations()
+        before = locked.manager.installations()
         with pytest.raises(InvalidAnswers) as caught:
             asyncio.run(locked.connect("locked", config=config, secrets=secrets))
         assert [one.path for one in caught.value.mismatches] == wrong
         assert "hunter2" not in caught.value.render()
-        assert locked.folder.installations() == before
+        assert locked.manager.installations() == before
 
     def test_an_unknown_connector_is_refused_with_the_nearest(self, running: Project) -> None:
         with pytest.raises(UnknownName, match="unknown connector 'sampel'") as caught:
@@ -165,7 +165,7 @@ class TestConnecting:
 
         asyncio.run(main())
         assert stored_secrets(locked, "locked") == {"token": "z", "key": "y"}
-        assert locked.folder.target("locked").config["things"] == 5
+        assert locked.manager.target("locked").config["things"] == 5
 
 
 class TestEnsuring:
@@ -182,7 +182,7 @@ class TestEnsuring:
                 assert await project.ensure("sample", things="1") is runtimes[0]
 
         asyncio.run(main())
-        assert running.folder.target("sample:default").config == {"things": 1, "prefix": "thing"}
+        assert running.manager.target("sample:default").config == {"things": 1, "prefix": "thing"}
 
     def test_one_that_exists_gets_the_values_and_keeps_its_others(self, running: Project) -> None:
         async def main() -> InstallationInfo:
@@ -190,7 +190,7 @@ class TestEnsuring:
                 return (await project.ensure("sample", "two", things=7)).info
 
         info = asyncio.run(main())
-        assert info == running.folder.target("sample:two")
+        assert info == running.manager.target("sample:two")
         assert info.config == {"things": 7, "prefix": "two"}
 
     def test_secrets_are_used_to_connect_only(self, locked: Project) -> None:
@@ -203,7 +203,7 @@ class TestEnsuring:
 
         asyncio.run(main())
         assert stored_secrets(locked, "locked") == {"token": "first"}
-        assert locked.folder.target("locked").config["things"] == 2
+        assert locked.manager.target("locked").config["things"] == 2
 
     def test_a_runtime_in_use_does_not_change_its_configuration(self, running: Project) -> None:
         async def main() -> None:
@@ -213,7 +213,7 @@ class TestEnsuring:
                     await project.ensure("sample", "one", things=9)
 
         asyncio.run(main())
-        assert running.folder.target("sample:one").config["things"] == 3
+        assert running.manager.target("sample:one").config["things"] == 3
 
     @pytest.mark.parametrize("first", [Project.ensure, Project.runtime])
     def test_a_runtime_never_has_other_values_than_those_that_were_asked_for(
@@ -229,7 +229,7 @@ class TestEnsuring:
                 return list(await both)
 
         _, things, prefix = asyncio.run(main())
-        config = running.folder.target("sample:one").config
+        config = running.manager.target("sample:one").config
         for found, name, value in ((things, "things", 5), (prefix, "prefix", "p")):
             if isinstance(found, ProjectError):
                 assert config[name] != value
@@ -251,7 +251,7 @@ class TestEnsuring:
     def test_a_misspelt_value_is_named(self, running: Project) -> None:
         with pytest.raises(InvalidAnswers, match=r"thing: expected another key \(things"):
             asyncio.run(running.ensure("sample", thing=1))
-        assert not any(info.name == "default" for info in running.folder.installations())
+        assert not any(info.name == "default" for info in running.manager.installations())
 
 
 class TestWithoutARuntime:
@@ -302,8 +302,8 @@ class TestLoop:
     """No method does file or lock work in the loop's thread."""
 
     def test_a_thousand_installations_are_listed_beside_the_loop(self, project: Project) -> None:
-        info = project.folder.add("acme", "n0", {}, {}, now=NOW)
-        first = installation_file(project.folder, info)
+        info = project.manager.add("acme", "n0", {}, {}, now=NOW)
+        first = installation_file(project.manager, info)
         for number in range(1, 1000):
             file = first.parents[1] / f"n{number}" / first.name
             file.parent.mkdir()
@@ -429,7 +429,7 @@ class TestRuntimes:
                 runtime = await project.runtime("sample", "two")
                 await (await runtime.sync()).completion()
                 things = await runtime.engine.query(Thing).all()
-                assert data_file(project.folder, runtime.info).exists()
+                assert data_file(project.manager, runtime.info).exists()
                 return [thing.title for thing in things]
 
         assert asyncio.run(main()) == ["two 0", "two 1", "two 2"]
@@ -515,8 +515,8 @@ class TestRuntimes:
         asyncio.run(main())
 
     def test_a_copy_with_the_same_id_is_refused(self, running: Project) -> None:
-        one, two = running.folder.target("sample:one"), running.folder.target("sample:two")
-        path = installation_file(running.folder, two)
+        one, two = running.manager.target("sample:one"), running.manager.target("sample:two")
+        path = installation_file(running.manager, two)
         path.write_text(path.read_text().replace(two.id, one.id))
 
         async def main() -> None:
@@ -532,9 +532,9 @@ class TestRuntimes:
         assert events == ["initialise one", "stop one"]
 
     def test_a_configuration_that_is_no_longer_valid_is_refused(self, running: Project) -> None:
-        info = running.folder.target("sample:one")
+        info = running.manager.target("sample:one")
         wrong = OnboardingResult({"things": "many", "colour": 1}, {})
-        running.folder.reconfigure(info, lambda *now: wrong)
+        running.manager.reconfigure(info, lambda *now: wrong)
         with pytest.raises(InvalidAnswers, match="the configuration of sample:one is invalid"):
             asyncio.run(running.runtime("sample", "one"))
         assert running.list_runtimes() == []

@@ -69,7 +69,7 @@ def working(options: Options, worker: FleetWorker, number: int) -> Iterator[str]
     with errors_shown(Redactor().message, logging.WARNING), asyncio.Runner() as runner:
         runner.run(worker.start())
         try:
-            label = worker.project.folder.label
+            label = worker.project.manager.label
             if options.output == "text":
                 yield f"working for {label}, {counted(number, 'installation')} at once"
             else:

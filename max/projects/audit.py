@@ -1,6 +1,6 @@
 """The audit of a project: who changed what, and who read a secret, in ``.max/audit.db``.
 
-    with audited(folder, "settings", info, history="changes"):
+    with audited(manager, "settings", info, history="changes"):
         …
 
 Rule 1: one call leaves one row.  What is called inside of it leaves none of its own, and adds its
@@ -55,7 +55,7 @@ class _Call:
     def __init__(
         self,
         database: Database,
-        folder: ProjectManager,
+        manager: ProjectManager,
         action: str,
         what: InstallationInfo | str,
         facts: dict[str, Json],
@@ -63,7 +63,7 @@ class _Call:
         self._database, self.ended = database, False
         self.facts: dict[str, Json] = {}  # that are known at the end
         self._worker = new_worker()
-        self._row = _row(folder, self._worker, action, what, facts)
+        self._row = _row(manager, self._worker, action, what, facts)
         self._outcome: Outcome = "done"
         self._code, self._intent = "", 0
 
@@ -112,21 +112,21 @@ def _added_to(outer: _Call | _Elsewhere, facts: dict[str, Json]) -> dict[str, Js
 
 @contextmanager
 def audited(
-    folder: ProjectManager | None, action: str, what: InstallationInfo | str = "", /, **facts: Json
+    manager: ProjectManager | None, action: str, what: InstallationInfo | str = "", /, **facts: Json
 ) -> Iterator[dict[str, Json]]:
     """Record a change: one row with who, what, when and the outcome.
 
     ``action`` is the name of the method or the command, ``what`` the installation.  What is put into
     the mapping that it gives is added to the facts.  Inside of another recorded call all facts are
-    added to the row of that one; without a folder nothing is recorded.  StorageError when the audit
+    added to the row of that one; without a manager nothing is recorded.  StorageError when the audit
     cannot be written; nothing has begun then.
     """
     outer = _outer()
-    database = None if folder is None or outer is not None else folder.writable_audit()
-    if folder is None or database is None:
+    database = None if manager is None or outer is not None else manager.writable_audit()
+    if manager is None or database is None:
         yield {} if outer is None else _added_to(outer, facts)
         return
-    call = _Call(database, folder, action, what, facts)
+    call = _Call(database, manager, action, what, facts)
     call.begin()
     try:
         with call as added:
@@ -137,20 +137,20 @@ def audited(
 
 @asynccontextmanager
 async def audited_call(
-    folder: ProjectManager | None, action: str, what: InstallationInfo | str = "", /, **facts: Json
+    manager: ProjectManager | None, action: str, what: InstallationInfo | str = "", /, **facts: Json
 ) -> AsyncIterator[dict[str, Json]]:
     """``audited`` for an event loop: threads write the rows."""
 
     def begin() -> _Call | None:
-        database = None if folder is None else folder.writable_audit()
-        if folder is None or database is None:
+        database = None if manager is None else manager.writable_audit()
+        if manager is None or database is None:
             return None
-        call = _Call(database, folder, action, what, facts)
+        call = _Call(database, manager, action, what, facts)
         call.begin()
         return call
 
     outer = _outer()
-    call = None if folder is None or outer is not None else await in_thread(begin)
+    call = None if manager is None or outer is not None else await in_thread(begin)
     if call is None:
         yield {} if outer is None else _added_to(outer, facts)
         return
@@ -164,20 +164,20 @@ async def audited_call(
 class InstallationAudit:
     """The audit of one installation, for the parts that do not know where it is."""
 
-    def __init__(self, folder: ProjectManager, info: InstallationInfo) -> None:
-        self._folder, self._info = folder, info
+    def __init__(self, manager: ProjectManager, info: InstallationInfo) -> None:
+        self._manager, self._info = manager, info
 
     def call(self, action: str, /, **facts: Json) -> AbstractAsyncContextManager[dict[str, Json]]:
         """``audited_call``."""
-        return audited_call(self._folder, action, self._info, **facts)
+        return audited_call(self._manager, action, self._info, **facts)
 
     def read(self, names: Iterable[str]) -> None:
         """Record that secrets of these names were read."""
-        record(self._folder, "credentials.read", self._info, names=sorted(names))
+        record(self._manager, "credentials.read", self._info, names=sorted(names))
 
     def renewed(self, names: Iterable[str]) -> None:
         """Record that secrets of these names were replaced; what is stored of them is on the disk."""
-        record(self._folder, "credentials.renew", self._info, names=sorted(names))
+        record(self._manager, "credentials.renew", self._info, names=sorted(names))
 
 
 @contextmanager
@@ -208,10 +208,10 @@ def recordable(arguments: Mapping[str, object]) -> dict[str, Json]:
     return found
 
 
-def record(folder: ProjectManager, action: str, what: InstallationInfo | str = "", /, **facts: Json) -> None:
+def record(manager: ProjectManager, action: str, what: InstallationInfo | str = "", /, **facts: Json) -> None:
     """Record what has happened already, also inside of a recorded call; blocks until it is on the disk."""
-    if database := folder.writable_audit():
-        audit_log.append(database, _row(folder, new_worker(), action, what, facts), now=time.time())
+    if database := manager.writable_audit():
+        audit_log.append(database, _row(manager, new_worker(), action, what, facts), now=time.time())
 
 
 def code_of(error: BaseException) -> str:
@@ -224,12 +224,12 @@ def code_of(error: BaseException) -> str:
 
 
 def _row(
-    folder: ProjectManager, worker: str, action: str, what: InstallationInfo | str, facts: dict[str, Json]
+    manager: ProjectManager, worker: str, action: str, what: InstallationInfo | str, facts: dict[str, Json]
 ) -> dict[str, Json]:
     by = actor()
     if isinstance(what, str) and what:
         with suppress(MaxError):  # what has no such name is recorded as it was asked for
-            what = folder.target(what)
+            what = manager.target(what)
     named = f"{what} {what.id}" if isinstance(what, InstallationInfo) else what
     return {
         "user": storable(by.user or _user()),
@@ -266,46 +266,46 @@ def _short(facts: dict[str, Json]) -> dict[str, Json]:
 
 
 def audit_rows(
-    folder: ProjectManager, *, since: float = 0.0, limit: int = MOST_ROWS, copy: Path | None = None
+    manager: ProjectManager, *, since: float = 0.0, limit: int = MOST_ROWS, copy: Path | None = None
 ) -> list[AuditRow]:
     """The newest rows since a time (seconds since the epoch), oldest first; those of a copy, if given."""
-    return audit_log.rows(folder.audit_database(copy), since=since, limit=limit)[::-1]
+    return audit_log.rows(manager.audit_database(copy), since=since, limit=limit)[::-1]
 
 
-def check_audit(folder: ProjectManager, *, head: str = "", copy: Path | None = None) -> AuditCheck:
+def check_audit(manager: ProjectManager, *, head: str = "", copy: Path | None = None) -> AuditCheck:
     """Whether the chain is whole, or that of a copy.
 
     ``head`` is a digest that was noted elsewhere, or its beginning.
     """
-    return audit_log.check(folder.audit_database(copy), head=head)
+    return audit_log.check(manager.audit_database(copy), head=head)
 
 
-def unfinished_changes(folder: ProjectManager) -> Sequence[dict[str, Json]]:
+def unfinished_changes(manager: ProjectManager) -> Sequence[dict[str, Json]]:
     """The changes that have begun and not ended."""
-    return [dict(one) for one in audit_log.unfinished(folder.audit_database())]
+    return [dict(one) for one in audit_log.unfinished(manager.audit_database())]
 
 
 # -- pruning -----------------------------------------------------------------------------------
 
 
-def prune_audit(folder: ProjectManager, *, before: float, copy: Path) -> int:
+def prune_audit(manager: ProjectManager, *, before: float, copy: Path) -> int:
     """Copy all rows into a new file, then remove those that ended before a time; how many.
 
     Nothing is removed when the chain is not whole (ProjectError), for it would no longer show that, or when
     the file is there already (UsageError).  A crash leaves the rows, or the copy of them, or both.
     """
-    database = folder.writable_audit()
+    database = manager.writable_audit()
     if database is None:
         raise ProjectError(
-            f"{folder.label} is not this user's to change", hint="ask its owner to prune the audit"
+            f"{manager.label} is not this user's to change", hint="ask its owner to prune the audit"
         )
     try:
         write_file(copy, b"")  # which only its owner can read
     except FileExistsError:
         raise UsageError(f"{copy} is there already", hint="name a new file for the copy") from None
     try:
-        audit_log.copy(database, folder.audit_database(copy))
-        found = check_audit(folder, copy=copy)
+        audit_log.copy(database, manager.audit_database(copy))
+        found = check_audit(manager, copy=copy)
         if found.problems:
             raise ProjectError(
                 f"the audit is not whole, so that nothing was removed: {found.problems[0]}",
@@ -315,5 +315,5 @@ def prune_audit(folder: ProjectManager, *, before: float, copy: Path) -> int:
         copy.unlink(missing_ok=True)
         raise
     sync_folder(copy.parent)
-    row = _row(folder, new_worker(), audit_log.PRUNED, "", {"copy": str(copy)})
+    row = _row(manager, new_worker(), audit_log.PRUNED, "", {"copy": str(copy)})
     return audit_log.prune(database, row, before=before, until=found.number, now=time.time())

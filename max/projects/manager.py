@@ -1,7 +1,7 @@
 """ProjectManager: what a program and the commands need of a project, wherever that is kept.
 
-``ProjectFolder`` keeps it in files.  Everything here is synchronous and may block; ``Project`` offers the
-same to an event loop.
+``ProjectFolder`` keeps it in files, ``ProjectDatabase`` in Postgres.  Everything here is synchronous and may
+block; ``Project`` offers the same to an event loop.
 """
 
 from __future__ import annotations
@@ -277,7 +277,7 @@ class ProjectManager(Protocol):
         """
 
     def is_moving(self) -> bool:
-        """Whether anyone does that now."""
+        """Whether a move out of the project is under way."""
 
     def leaving(self, info: InstallationInfo) -> MovedInstallation:
         """All of an installation but its data.
@@ -292,7 +292,7 @@ class ProjectManager(Protocol):
         """The data of an installation that is to come, under a name by which none is found."""
 
     def admit(self, coming: Sequence[MovedInstallation]) -> None:
-        """Have the installations that were to come, with their data: the step that makes them be here.
+        """Take in the installations that were to come: from this step on they are here, with their data.
 
         On a server it is one transaction for all; in a folder the renaming of a folder for each.
         """
@@ -308,7 +308,7 @@ class ProjectManager(Protocol):
 
 
 def move_is_running(label: str) -> MoveRefused:
-    """The error of the second one who would move something out of a project at a time."""
+    """The error while another move out of the project is under way."""
     return MoveRefused(
         f"another process is moving something out of {label}",
         hint="let it end, and run this again; max status says what is being moved",

@@ -64,12 +64,12 @@ class FleetWorker:
     def __init__(
         self, project: Project[InstallationRuntime], *, concurrency: int = CONCURRENCY, look: float = LOOK
     ) -> None:
-        if not isinstance(project.folder, ProjectDatabase):
+        if not isinstance(project.manager, ProjectDatabase):
             raise UsageError(
-                f"{project.folder.label} is in files, which one machine has: it needs no workers",
+                f"{project.manager.label} is in files, which one machine has: it needs no workers",
                 hint="a daemon follows its schedules: max daemon start; or name a database: --database URL",
             )
-        self.project, self._database = project, project.folder
+        self.project, self._database = project, project.manager
         self._concurrency, self._look_seconds = concurrency, look
         self._keeper = self._database.leases
         self._scheduler = Scheduler(project, look=0.0, clock=self._now)

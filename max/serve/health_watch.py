@@ -55,7 +55,7 @@ class HealthWatch:
 
     def look(self) -> None:
         """Record each change; blocks.  What cannot be read or written now is for the next look."""
-        for info in self._project.folder.installations():
+        for info in self._project.manager.installations():
             with suppress(MaxError, OSError):
-                self._project.folder.refuse_foreign()
-                note(self._project.folder.database(info), info, now=self._clock())
+                self._project.manager.refuse_foreign()
+                note(self._project.manager.database(info), info, now=self._clock())

@@ -241,7 +241,7 @@ class HttpApp:
 
         self.bounds, self.request_bounds = bounds or Bounds(), request_bounds or RequestBounds()
         self._hooks, self._guide = Hooks(methods), guide
-        self.metrics = Metrics(methods.project.folder, __version__)
+        self.metrics = Metrics(methods.project.manager, __version__)
         self.server: HttpServer | None = None  # our own, when it is no host's
         self.prompts = Prompts()
         self.open_streams = 0
@@ -436,7 +436,7 @@ class HttpApp:
         def wait(info: InstallationInfo) -> dict[str, Json]:
             return asyncio.run_coroutine_threadsafe(sync(str(info)), loop).result()
 
-        folder = self.methods.project.folder
+        folder = self.methods.project.manager
         toolbox = Toolbox(
             folder, self._guide or (lambda: toolbox.instructions()), None if self.read_only else wait
         )

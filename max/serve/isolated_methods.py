@@ -42,7 +42,7 @@ class IsolatedMethods(Methods):
     async def _for_onboarding(self) -> AsyncIterator[Client]:
         """The client of a process that belongs to no installation, which ends at the end."""
         try:
-            runner = await Runner.start(self.project.folder, "", DEFAULTS)
+            runner = await Runner.start(self.project.manager, "", DEFAULTS)
         except NotStarted as failed:  # what it printed may hold a secret, and nothing says which
             raise RunnerFailed(f"the process of the onboarding {failed.reason}") from failed
         try:

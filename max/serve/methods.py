@@ -162,7 +162,7 @@ class Methods:
         what = str(arguments.get("installation", ""))
         result = written = None
         try:
-            async with audited_call(self.project.folder, method.name, what, **facts):
+            async with audited_call(self.project.manager, method.name, what, **facts):
                 result = await self._written(method, arguments)
                 written = True
         except asyncio.CancelledError:
@@ -213,7 +213,7 @@ class Methods:
 
     @reads
     async def installations(self) -> list[InstallationInfo]:
-        """Every installation whose file can be read, sorted by name."""
+        """Every installation that can be read, sorted by name."""
         return await self._beside(self.project.installations())
 
     @reads
@@ -719,7 +719,7 @@ class Methods:
         """Connect a source: what is not given is asked for, if there is someone to ask."""
         from ..installations.onboarding import onboard
 
-        chosen = await in_thread(lambda: self.project.folder.registry.resolve(connector))
+        chosen = await in_thread(lambda: self.project.manager.registry.resolve(connector))
         found = await onboard(chosen, prompter, config or {}, cast("Mapping[str, str]", secrets or {}))
         return await self.project.connect(connector, name, config=found.config, secrets=found.secrets)
 

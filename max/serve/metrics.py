@@ -68,9 +68,9 @@ class Metrics:
     """The figures of a project.  Safe for several threads, of which one reads at a time."""
 
     def __init__(
-        self, folder: ProjectManager, version: str, *, clock: Callable[[], float] = time.time
+        self, manager: ProjectManager, version: str, *, clock: Callable[[], float] = time.time
     ) -> None:
-        self._folder, self._version, self._clock = folder, version, clock
+        self._manager, self._version, self._clock = manager, version, clock
         self._lock = threading.Lock()
         self._events: Counter[tuple[str, str]] = Counter()  # by installation and kind
         self._follower = Follower(self._sources, single=False)
@@ -84,7 +84,7 @@ class Metrics:
         return exposition(samples)
 
     def _sources(self) -> list[tuple[InstallationInfo, Database]]:
-        return [(info, self._folder.database(info)) for info in self._folder.installations()]
+        return [(info, self._manager.database(info)) for info in self._manager.installations()]
 
     def _samples(self, health: Iterable[InstallationHealth]) -> Iterator[Sample]:
         yield "max_info", {"version": self._version}, 1
@@ -93,15 +93,15 @@ class Metrics:
             yield "max_http_responses_total", {"status": str(status)}, count
         for one in health:
             yield "max_health", {"installation": one.installation, "health": str(one.health)}, 1
-        for info in self._folder.installations():
-            if self._folder.has_data(info):
+        for info in self._manager.installations():
+            if self._manager.has_data(info):
                 yield from self._of(info)
         yield from self._counted_events()
 
     def _of(self, info: InstallationInfo) -> Iterator[Sample]:
         name = {"installation": str(info)}
         try:
-            with open_reader(self._folder.database(info), info) as reader:
+            with open_reader(self._manager.database(info), info) as reader:
                 found = list(self._read(name, reader))
         except StorageError:
             found = [("max_up", name, 0.0)]

@@ -48,13 +48,13 @@ NO_OPTIONS = SyncOptions()
 AGAIN = 1.0  # seconds between two questions whether a lease has expired
 
 
-def isolated(folder: ProjectManager, info: InstallationInfo) -> Runtime:
+def isolated(manager: ProjectManager, info: InstallationInfo) -> Runtime:
     """A runtime in a process of its own, which starts when it is used: ``Project.open(runtimes=isolated)``.
 
     An installation whose setting ``isolate`` is "off" has one in this process.
     """
     return (
-        RemoteRuntime(Supervisor(folder, info)) if info.settings.isolate == "on" else assemble(folder, info)
+        RemoteRuntime(Supervisor(manager, info)) if info.settings.isolate == "on" else assemble(manager, info)
     )
 
 

@@ -55,13 +55,13 @@ def main(words: Sequence[str]) -> None:
     stay_small()
     root, name, *flags = words
     faulthandler.enable(all_threads=False)
-    folder = at_place(root, trusted="--trusted" in flags)
-    memory = (folder.target(name).settings if name else DEFAULTS).runner_memory
+    manager = at_place(root, trusted="--trusted" in flags)
+    memory = (manager.target(name).settings if name else DEFAULTS).runner_memory
     limit_memory(memory)
     watcher = threading.Thread(target=watch, args=(memory, os.getppid()), name="max-watcher", daemon=True)
     watcher.start()
     with acting_as("daemon"):
-        asyncio.run(serve(folder))
+        asyncio.run(serve(manager))
 
 
 class RunnerMethods(Methods):
@@ -72,12 +72,12 @@ class RunnerMethods(Methods):
             return await self._written(method, arguments)
 
 
-async def serve(folder: ProjectManager) -> None:
+async def serve(manager: ProjectManager) -> None:
     """Answer the methods on the standard streams; stop at the end of the input, or at SIGTERM."""
     loop = asyncio.get_running_loop()
     reader, writer = await standard_streams()
     bounds = Bounds(calls=CALLS, all_calls=CALLS, patience=PATIENCE)
-    async with Project(folder) as project:
+    async with Project(manager) as project:
         serving = asyncio.create_task(serve_connection(reader, writer, RunnerMethods(project), bounds))
         loop.add_signal_handler(signal.SIGTERM, serving.cancel)
         loop.add_signal_handler(signal.SIGINT, lambda: None)  # its supervisor decides

@@ -125,9 +125,9 @@ class Scheduler:
     def _statuses(self) -> list[ScheduleStatus]:
         """What is known of every schedule of the project; a database that cannot be read has none."""
         found: list[ScheduleStatus] = []
-        for info in self._project.folder.installations():
+        for info in self._project.manager.installations():
             try:
-                found += schedules.statuses(self._project.folder.database(info), info, now=self._clock())
+                found += schedules.statuses(self._project.manager.database(info), info, now=self._clock())
                 self._seen.pop(str(info), None)
             except (StorageError, OSError) as error:
                 if self._seen.get(str(info)) != str(error):
@@ -156,7 +156,7 @@ class Scheduler:
         """Claim a slot that is due, and sync, unless another process was faster or it is skipped."""
         self._worker = self._worker or await in_thread(new_worker)
         info, name, worker = one.installation, one.schedule.name, self._worker
-        database, now = self._project.folder.database(info), self._clock
+        database, now = self._project.manager.database(info), self._clock
         try:
             found = await to_its_end(lambda: schedules.claim(database, info, name, worker=worker, now=now()))
         except asyncio.CancelledError:

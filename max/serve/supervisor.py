@@ -13,9 +13,9 @@ What a connector can do to its process costs its own installation only:
 - it takes memory: the process ends itself beyond ``runner_memory``;
 - it leaves processes behind: the whole group of the process is killed with it.
 
-**Restarts.**  Those in a row count in which the sync achieved nothing: stored no row, gave up no task.
-So long work never dies of old age, and what ends its process every time is given up.  A task that was
-running in five crashes is failed by the task store, which is an achievement: its sync goes on without.
+**Restarts.**  Those in a row are counted in which the sync achieved nothing: it stored no row, and gave up no
+task.  So a long sync may be restarted any number of times, and one that ends its process every time is given
+up.  A task that was running in five crashes is failed by the task store; then its sync goes on without it.
 
 **Rest.**  A process without work ends after ``runner_minutes``, or when what it was started from has
 changed: the installation's file, its secrets, its connector.  The next call starts another one.
@@ -138,12 +138,12 @@ class Runner:
         self.client: Client
 
     @classmethod
-    async def start(cls, folder: ProjectManager, name: str, settings: Settings) -> Runner:
+    async def start(cls, manager: ProjectManager, name: str, settings: Settings) -> Runner:
         """Start the process of an installation and wait until it speaks; NotStarted.
 
         Without a name it is one for a source that is not connected yet.
         """
-        spawning = asyncio.create_task(spawn(command(folder, name, settings), folder.root))
+        spawning = asyncio.create_task(spawn(command(manager, name, settings), manager.root))
         try:
             process = await asyncio.shield(spawning)
         except OSError as error:
@@ -258,11 +258,11 @@ class Runner:
 class Supervisor(Link):
     """Supervises the process of one installation; a Link to it.
 
-    ``folder`` is the project's.  Nothing is started before it is used.
+    ``manager`` is the project's.  Nothing is started before it is used.
     """
 
-    def __init__(self, folder: ProjectManager, info: InstallationInfo) -> None:
-        self._folder, self._info = folder, info
+    def __init__(self, manager: ProjectManager, info: InstallationInfo) -> None:
+        self._manager, self._info = manager, info
         self._runner: Runner | None = None
         self._watching: asyncio.Task[None] | None = None
         self._former: list[Runner] = []  # the newest ones: they may still have to be ended, or explained
@@ -315,7 +315,7 @@ class Supervisor(Link):
         self._info = await in_thread(self._current)
         self._origin = await in_thread(self._seen)
         try:
-            runner = await Runner.start(self._folder, str(self._info), self._info.settings)
+            runner = await Runner.start(self._manager, str(self._info), self._info.settings)
         except NotStarted as failed:
             printed = failed.printed
             words = await in_thread(lambda: self._cleaned(printed))
@@ -330,7 +330,7 @@ class Supervisor(Link):
 
     def _current(self) -> InstallationInfo:
         """The installation as its file says now; ProjectError when another one has its name."""
-        now = self._folder.target(str(self._info))
+        now = self._manager.target(str(self._info))
         if now.id != self._info.id:
             raise ProjectError(f"{self._info} was disconnected, and another one connected under its name")
         return now
@@ -339,7 +339,7 @@ class Supervisor(Link):
 
     def _seen(self) -> object:
         """What a process is started from, in its version of now."""
-        return self._folder.version(self._info)
+        return self._manager.version(self._info)
 
     async def _has_changed(self) -> bool:
         return await in_thread(self._seen) != self._origin
@@ -401,7 +401,7 @@ class Supervisor(Link):
         """The end of what a process printed: without secrets and control characters."""
         redactor = Redactor()
         try:
-            secrets = self._folder.credentials(self._info).read()
+            secrets = self._manager.credentials(self._info).read()
         except MaxError:
             return ""  # nothing says what in it is a secret
         for secret in secrets.values():
@@ -415,13 +415,13 @@ class Supervisor(Link):
     def _record(self, runner: Runner) -> None:
         """Record an end in the installation's events, if it has data."""
         failure = runner.failure
-        if failure is None or not self._folder.has_data(self._info):
+        if failure is None or not self._manager.has_data(self._info):
             return
         self._record_crash(runner.reason, failure.last_words, crashes=self._crashes)
 
     def _record_crash(self, reason: str, last_words: str, **more: Json) -> None:
         facts = {"reason": reason, "last_words": last_words[-LINES:]}
-        with suppress(StorageError), self._folder.database(self._info).writer() as connection:
+        with suppress(StorageError), self._manager.database(self._info).writer() as connection:
             record_event(connection, LoggedKind.RUNNER_CRASHED, {**facts, **more}, now=time.time())
 
     async def recover(self, error: MaxError, sync: str) -> SyncResult | None:
@@ -449,20 +449,20 @@ class Supervisor(Link):
         """The newest sync, when it has not ended; None else."""
 
         def newest() -> str | None:
-            if not self._folder.has_data(self._info):
+            if not self._manager.has_data(self._info):
                 return None
-            with open_reader(self._folder.database(self._info), self._info) as reader:
+            with open_reader(self._manager.database(self._info), self._info) as reader:
                 return next((run.id for run in reader.runs(1) if not run.status.final), None)
 
         return await in_thread(newest)
 
     def _result(self, sync: str) -> SyncResult:
-        with open_reader(self._folder.database(self._info), self._info) as reader:
+        with open_reader(self._manager.database(self._info), self._info) as reader:
             return reader.run(sync)
 
     def audited(self, action: str, **facts: Json) -> AbstractAsyncContextManager[dict[str, Json]]:
         """Record a change here, where it is known who asks for it."""
-        return audited_call(self._folder, action, self._info, **facts)
+        return audited_call(self._manager, action, self._info, **facts)
 
     async def close(self) -> None:
         """End the process; another one starts when it is used again."""
@@ -502,12 +502,12 @@ async def spawn(words: Sequence[str], folder: Path | None) -> asyncio.subprocess
     )
 
 
-def command(folder: ProjectManager, name: str, settings: Settings) -> list[str]:
+def command(manager: ProjectManager, name: str, settings: Settings) -> list[str]:
     """The command of an installation's process, with its prefix.  It holds no secret."""
-    trusted = ["--trusted"] if folder.trusted else []
+    trusted = ["--trusted"] if manager.trusted else []
     prefix = prefix_words(settings.runner_prefix) or []
     # -P: the folder in which it runs is the project's, and must not be searched for modules
-    return [*prefix, sys.executable, "-P", "-m", MODULE, folder.label, name, *trusted]
+    return [*prefix, sys.executable, "-P", "-m", MODULE, manager.label, name, *trusted]
 
 
 def environment() -> dict[str, str]:

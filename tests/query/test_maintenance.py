@@ -64,7 +64,9 @@ BEFORE = """
 
 def test_what_an_older_max_has_stored_is_invalidated_before_the_first_sync(tmp_path: Path) -> None:
     async def test(project: Project) -> None:
-        with closing(sqlite3.connect(data_file(project.folder, project.folder.target("acme")))) as connection:
+        with closing(
+            sqlite3.connect(data_file(project.manager, project.manager.target("acme")))
+        ) as connection:
             connection.executescript(BEFORE)
         (tasks,) = (await project.invalidate("acme", "AcmeTask", where="status = todo")).fields
         assert tasks.rows > 0

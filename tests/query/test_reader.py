@@ -118,8 +118,8 @@ def test_rows_tell_what_is_empty_from_what_is_not_loaded(project: Project) -> No
         AcmeTask("c", title="an assignee without a time zone", assignee=AcmeUser.ref("u1")),
         AcmeTask("d"),
     ]
-    data_file(project.folder, project.folder.target("acme")).unlink()
-    asyncio.run(store(data_file(project.folder, project.folder.target("acme")), *USERS, *tasks))
+    data_file(project.manager, project.manager.target("acme")).unlink()
+    asyncio.run(store(data_file(project.manager, project.manager.target("acme")), *USERS, *tasks))
     with project.read("acme") as reader:
         page = reader.rows(reader.query("AcmeTask"), "id,title,assignee,assignee.name,assignee.timezone")
     assert page.to_dicts() == [
@@ -184,7 +184,7 @@ def test_a_missing_row_is_not_found(reader: Reader) -> None:
 
 def test_a_reader_sees_one_snapshot(project: Project, reader: Reader) -> None:
     assert reader.count("AcmeUser") == 5
-    asyncio.run(store(data_file(project.folder, reader.info), AcmeUser("u9", name="Later")))
+    asyncio.run(store(data_file(project.manager, reader.info), AcmeUser("u9", name="Later")))
     assert reader.count("AcmeUser") == 5
     with project.read(reader.info) as later:
         assert later.count("AcmeUser") == 6
@@ -218,7 +218,7 @@ def test_sql_refuses_what_no_statement_or_value_can_hold(
 
 
 def test_sql_on_a_damaged_file_is_a_storage_error(project: Project) -> None:
-    path = data_file(project.folder, project.folder.target("acme"))
+    path = data_file(project.manager, project.manager.target("acme"))
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         sql = "SELECT rootpage FROM sqlite_master WHERE name = '_acme_user'"
@@ -242,7 +242,7 @@ def test_an_error_of_the_callers_own_database_stays_as_it_is(project: Project) -
 
 
 def test_a_damaged_value_is_a_storage_error_where_it_is_read(project: Project) -> None:
-    path = data_file(project.folder, project.folder.target("acme"))
+    path = data_file(project.manager, project.manager.target("acme"))
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE _acme_user SET name = CAST(x'ff' AS TEXT) WHERE _id = 'u1'")
         connection.execute("UPDATE _acme_task SET tags = '[', _loaded = -1 WHERE _id = 't1'")

@@ -85,7 +85,7 @@ def test_a_forger_learns_nothing_and_leaves_nothing(tmp_path: Path) -> None:
     async def body(project: Project[Any], hooks: Hooks) -> None:
         headers, content = request({"note": "1"})
         wrong = {**headers, "x-board-signature": "sha256=" + "0" * 64}
-        before = len(audit_rows(project.folder))
+        before = len(audit_rows(project.manager))
         answers = {
             (await hooks.receive(BOARD, given, sent)).status: str(given) for given, sent in [(wrong, content)]
         }
@@ -96,7 +96,7 @@ def test_a_forger_learns_nothing_and_leaves_nothing(tmp_path: Path) -> None:
         assert "env:" not in str(refused)
         with project.read(BOARD) as reader:
             assert not reader.has_hooks()
-        rows = audit_rows(project.folder)[before:]
+        rows = audit_rows(project.manager)[before:]
         assert [row.action for row in rows if row.action != "credentials.read"] == []
 
     using(tmp_path, body)
@@ -113,10 +113,10 @@ def test_a_body_of_another_type_is_refused(tmp_path: Path, kind: str) -> None:
 
 def test_a_hook_leaves_one_row_in_the_audit_and_its_sync_another(tmp_path: Path) -> None:
     async def body(project: Project[Any], hooks: Hooks) -> None:
-        before = len(audit_rows(project.folder))
+        before = len(audit_rows(project.manager))
         await hooks.receive(BOARD, *request({"note": "1"}))
         await (await project.runtime(BOARD)).hooks_done()
-        rows = audit_rows(project.folder)[before:]
+        rows = audit_rows(project.manager)[before:]
         assert [(row.action, row.via) for row in rows if row.action != "credentials.read"] == [
             ("receive_hook", "hook"),
             ("sync", "hook"),

@@ -142,7 +142,7 @@ class TestFigures:
     def test_an_installation_that_cannot_be_read_is_down_and_hides_no_other(self, own: Path) -> None:
         async def work(face: Face) -> None:
             info = await face.app.methods.project.connect("acme", "broken")
-            path = data_file(face.app.methods.project.folder, info)
+            path = data_file(face.app.methods.project.manager, info)
             path.write_bytes(b"no database" * 1_000)
             found = figures((await face.client.get("/metrics")).text)
             assert (found["max_up", "acme:broken"], found["max_up", "acme:default"]) == (0, 1)

@@ -62,7 +62,7 @@ async def wild(project: Made, name: str = "default", settings: Any = None, **con
 
 def notes(project: Made, name: str = "default") -> Path:
     """The file with a line for each request of an installation."""
-    return folder_of(project.folder) / f"{name}.txt"
+    return folder_of(project.manager) / f"{name}.txt"
 
 
 def pages_asked(project: Made, name: str = "default") -> list[int]:
@@ -313,7 +313,7 @@ def test_a_changed_connector_setting_or_secret_is_used_at_once(tmp_path: Path) -
     async def scenario(project: Made) -> None:
         bad = await wild(project)
         said = [await bad.health()]
-        file = folder_of(project.folder) / "connectors" / WILD.name
+        file = folder_of(project.manager) / "connectors" / WILD.name
         file.write_text(file.read_text().replace("VERSION = 1", "VERSION = 2"))
         said.append(await bad.health())
         await project.change_settings("wild", runner_seconds=7)
@@ -336,7 +336,7 @@ def test_an_installation_that_is_disconnected_meanwhile_has_no_process_for_long(
         bad = await wild(project)
         await bad.health()
         first = pid_of(bad)
-        project.folder.remove(bad.info, keep_data=False)  # as another process does
+        project.manager.remove(bad.info, keep_data=False)  # as another process does
         await until(lambda: not is_there(first))
         with pytest.raises(MaxError, match="unknown installation"):
             await bad.health()
@@ -380,7 +380,7 @@ def test_a_process_whose_parent_is_killed_ends_and_its_sync_goes_on_elsewhere(
     async def scenario(project: Made) -> None:
         bad = await wild(project, does=does, times=1)
         parent = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", PARENT, str(folder_of(project.folder))),
+            *(sys.executable, "-c", PARENT, str(folder_of(project.manager))),
             env=supervisor.environment(),
             stdout=asyncio.subprocess.PIPE,
         )
@@ -407,7 +407,7 @@ def test_p16_two_installations_pin_two_versions_and_neither_changes_the_other(
 ) -> None:
     async def scenario() -> None:
         async with project_in(tmp_path / "p") as made:
-            root = folder_of(made.folder)
+            root = folder_of(made.manager)
             for name in ("old", "new"):
                 await wild(made, name, settings={"connectors": f"{name}/one"})
             for number, name in enumerate(("old", "new"), start=5):
@@ -429,7 +429,7 @@ def test_p16_two_installations_pin_two_versions_and_neither_changes_the_other(
 def test_a_pinned_connector_that_is_missing_or_elsewhere_is_refused_in_words(tmp_path: Path) -> None:
     async def scenario(project: Made) -> None:
         await wild(project, settings={"connectors": "nowhere"})
-        async with Project.open(folder_of(project.folder)) as local:
+        async with Project.open(folder_of(project.manager)) as local:
             with pytest.raises(MaxError, match=r"wild:default uses the connector in .*nowhere"):
                 await local.runtime("wild")
         for path in ("..", "../other", "/etc", "a//b", "./a", "a/../../b"):
@@ -444,7 +444,7 @@ def test_a_pinned_connector_runs_only_in_a_trusted_project(
 ) -> None:
     async def scenario() -> None:
         async with project_in(tmp_path / "p") as project:
-            place = folder_of(project.folder) / "connectors" / "own"
+            place = folder_of(project.manager) / "connectors" / "own"
             place.mkdir()
             (place / WILD.name).write_text(WILD.read_text())
             await wild(project, settings={"connectors": "own"})
@@ -462,8 +462,8 @@ def test_a_pinned_connector_runs_only_in_a_trusted_project(
 
 def crashes(project: Made, name: str) -> list[Any]:
     """The facts of the crashes of an installation's process."""
-    info = project.folder.target(name)
-    with reader(data_file(project.folder, info)) as connection:
+    info = project.manager.target(name)
+    with reader(data_file(project.manager, info)) as connection:
         found = events_after(connection, None, kinds=[LoggedKind.RUNNER_CRASHED]).events
     return [one.facts for one in found]
 
@@ -479,10 +479,10 @@ def test_max_sync_uses_the_runtime_of_the_daemon_which_runs_no_loader_itself(
     async def scenario(project: Made) -> None:
         await wild(project, does="segfault", times=2)
         await wild(project, "other")
-        daemon = Daemon(project.folder)
+        daemon = Daemon(project.manager)
         await daemon.start()
         try:
-            words = [sys.executable, "-P", "-m", "max", "-C", str(folder_of(project.folder)), "sync"]
+            words = [sys.executable, "-P", "-m", "max", "-C", str(folder_of(project.manager)), "sync"]
             for name in ("default", "other"):
                 command = await asyncio.create_subprocess_exec(
                     *words, f"wild:{name}", "-o", "json", env=supervisor.environment(), stdout=-1, stderr=-1

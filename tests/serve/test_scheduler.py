@@ -66,7 +66,7 @@ class World:
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Project]:
         folder = Project.open(self.folder, create=True)
-        async with folder as made, Project(made.folder, clock=self.clock) as project:
+        async with folder as made, Project(made.manager, clock=self.clock) as project:
             known = {one.name for one in await project.installations()}
             for name in self.names:
                 if name not in known:
@@ -78,14 +78,14 @@ class World:
         return Scheduler(project, **{"look": LOOK, "clock": self.clock, **more})
 
     def is_asked_to_pause(self, project: Project, name: str = "one") -> bool:
-        path = data_file(project.folder, project.folder.target(f"flaky:{name}"))
+        path = data_file(project.manager, project.manager.target(f"flaky:{name}"))
         with closing(sqlite3.connect(path)) as known:
             return ("pause",) in known.execute("SELECT command FROM _max_sync").fetchall()
 
     def runs(self, project: Project, name: str = "one") -> list[SyncRun]:
         """The syncs of an installation, oldest first."""
-        info = project.folder.target(f"flaky:{name}")
-        if not data_file(project.folder, info).exists():
+        info = project.manager.target(f"flaky:{name}")
+        if not data_file(project.manager, info).exists():
             return []
         with project.read(info) as reader:
             return reader.runs(100)[::-1]
@@ -114,7 +114,7 @@ def test_a_scheduled_sync_runs_and_its_record_says_which_schedule_began_it(tmp_p
             await settled(project, scheduler)
             (run,) = world.runs(project)
             assert (run.status, run.schedule) == (Status.COMPLETED, "default")
-            (row,) = [one for one in audit_rows(project.folder) if one.action == "sync"]
+            (row,) = [one for one in audit_rows(project.manager) if one.action == "sync"]
             assert (row.via, row.outcome) == ("schedule:default", "done")
             (status,) = await project.schedules()
             await until(lambda: scheduler.next_at == status.outlook.at)
@@ -548,7 +548,7 @@ def test_a_database_that_cannot_be_read_keeps_no_other_installation_waiting(tmp_
         async with world.open() as project:
             for name in world.names:
                 await scheduled(project, name)
-            broken = data_file(project.folder, project.folder.target("flaky:one"))
+            broken = data_file(project.manager, project.manager.target("flaky:one"))
             for file in broken.parent.glob("data.db*"):
                 file.unlink()
             broken.write_bytes(b"this is no database, and was never one" * 100)

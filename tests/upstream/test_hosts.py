@@ -426,7 +426,7 @@ def health_of(folder: Path, hosts: str, url: str, other: str) -> None:
     project = Project(ProjectFolder.init(folder))
     (folder / "connectors").mkdir()
     (folder / "connectors" / "max_where.py").write_text(CONNECTOR.format(hosts=hosts))
-    info = project.folder.add("where", None, {"url": url, "other": other}, {}, now=0.0)
+    info = project.manager.add("where", None, {"url": url, "other": other}, {}, now=0.0)
 
     async def main() -> None:
         async with project:

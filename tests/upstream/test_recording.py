@@ -104,7 +104,7 @@ async def served(
         workspaces=2, users=3, projects=2, tasks=7, files=2, page_size=3, seed=seed, error_rate=error_rate
     )
     async with Server(Service(size), "a-token") as server, Project(ProjectFolder.init(folder)) as project:
-        project.folder.add("acme", None, {"base_url": server.url}, {"token": "a-token"}, now=0.0)
+        project.manager.add("acme", None, {"base_url": server.url}, {"token": "a-token"}, now=0.0)
         runtime = await project.runtime("acme", "default", recording=Recording(recording))
         result = await (await runtime.sync()).completion()
         (folder / "stored.json").write_text(json.dumps(await contents(runtime.engine)))
@@ -427,7 +427,7 @@ async def stored_in(folder: Path, name: str) -> dict[str, Json]:
         secrets = CredentialProvider(MemoryCredentials(), acme.credentials, Hosts())
         from max_connectors.acme import AcmeConfig
 
-        runtime = InstallationRuntime(info, acme, AcmeConfig(), secrets, project.folder.database(info))
+        runtime = InstallationRuntime(info, acme, AcmeConfig(), secrets, project.manager.database(info))
         await runtime.start()
         try:
             return await contents(runtime.engine)
@@ -849,8 +849,8 @@ class TestProjects:
         async def main() -> None:
             recording = tmp_path / "t"
             project = Project(ProjectFolder.init(tmp_path))
-            project.folder.add("acme", None, {"users": 3, "tasks": 2}, {}, now=0.0)
-            project.folder.add("acme", "copy", {}, {}, now=0.0)
+            project.manager.add("acme", None, {"users": 3, "tasks": 2}, {}, now=0.0)
+            project.manager.add("acme", "copy", {}, {}, now=0.0)
             async with project:
                 runtime = await project.runtime("acme", "default", recording=Recording(recording))
                 recorded = await (await runtime.sync()).completion()
@@ -865,7 +865,7 @@ class TestProjects:
     def test_a_running_runtime_takes_no_recording(self, tmp_path: Path) -> None:
         async def main() -> None:
             project = Project(ProjectFolder.init(tmp_path))
-            project.folder.add("acme", None, {}, {}, now=0.0)
+            project.manager.add("acme", None, {}, {}, now=0.0)
             async with project:
                 recording = Recording(tmp_path / "t")
                 runtime = await project.runtime("acme", "default", recording=recording)
