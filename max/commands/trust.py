@@ -28,6 +28,8 @@ from .text import ago, counted, iso_time
 if TYPE_CHECKING:
     from ..model.values import Json
 
+MISSING = "missing"  # the state of a record whose folder is not there: removed, or on a disk that is not
+
 
 def configure_trust(parser: Parser) -> None:
     """``max trust [DIR]``."""
@@ -107,12 +109,18 @@ def listed(options: Options) -> Answer:
     if options.folder:
         raise UsageError("--list shows every project", hint="leave the folder out")
     found = records()
+    there = [one for one in found if state(one) != MISSING]
 
     def text() -> Iterable[str]:
         columns = [Column("project", whole=True), Column("allowed"), Column("since"), Column("now")]
-        return table(columns, [row(one) for one in found])
+        return table(columns, [row(one) for one in there])
 
     notes = [] if found else ["no project is recorded"]
+    if gone := len(found) - len(there):
+        notes.append(
+            f"{counted(gone, 'record')} of folders that are not there: -o json has them,"
+            " max trust DIR --revoke removes one"
+        )
     columns = ("project", "always", "since", "state")
     return options.listing([as_json(one) for one in found], text, notes, columns=columns)
 
@@ -137,7 +145,7 @@ def state(one: TrustRecord) -> str:
     """Whether a record still holds."""
     try:
         if not one.project.exists():
-            return "missing"
+            return MISSING
         return "trusted" if trusts(one) else "changed"
     except (MaxError, OSError):
         return "unreadable"

@@ -181,6 +181,9 @@ class TestClonedProjects:
         os.chdir(cloned.parent)
         listed = cli("trust", "--list", "-o", "json").data["data"]
         assert [one["state"] for one in listed if one["project"] == str(cloned)] == ["missing"]
+        shown = cli("trust", "--list")
+        assert str(cloned) not in shown.out
+        assert "of folders that are not there: -o json has them" in shown.err
         assert cli("trust", str(cloned), "--revoke").status == 0
 
     def test_a_project_without_connectors_needs_no_trust(self, cloned: Path, cli: Cli) -> None:
