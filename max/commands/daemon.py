@@ -411,7 +411,7 @@ def run_daemon_disable(options: Options) -> Answer:
 
 
 def marked(options: Options, *, disabled: bool) -> Answer:
-    """Allow the daemon of a project or not; one that runs ends when it is not."""
+    """Allow the daemon of a project, or forbid it; one that runs then ends."""
     from ..serve.daemon_process import set_disabled, state_of, stop
 
     project, folder = found(options)
@@ -459,7 +459,7 @@ def configure_daemon_uninstall(parser: Parser) -> None:
 
 
 def run_daemon_uninstall(options: Options) -> Answer:
-    """Take that back: the daemon stops, and starts at login no more."""
+    """Take ``install`` back: the daemon stops, and starts at login no more."""
     from ..serve.daemon_process import own_service
     from ..serve.service_manager import run_commands
 

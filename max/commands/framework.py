@@ -73,7 +73,7 @@ class Options(argparse.Namespace):
     given_words: Sequence[str] = ()  # the command line, from the command's name on
     answer_words: Callable[[list[str]], int]  # answers another command line, as a daemon does for its callers
     states: Sequence[SyncState] = ()  # of each installation that was read
-    state_told = False  # whether the answer has them as JSON data
+    state_in_data = False  # whether the answer has them as JSON data
 
     def found_project(self) -> ProjectManager:
         """The project that the options name, or that the current folder belongs to."""
@@ -89,7 +89,7 @@ class Options(argparse.Namespace):
     def _first_target(self, project: ProjectManager) -> InstallationInfo:
         """The installation that the first word names; where it names none, and only one is connected, that.
 
-        The words move by one then.
+        Then that word belongs to the next parameter, and so on.
         """
         names = self.after_target
         words = [getattr(self, name) for name in names]
@@ -246,7 +246,7 @@ class Options(argparse.Namespace):
 
         The command line prints it last, whatever the handler made its answer of.
         """
-        if not self.state_told:
+        if not self.state_in_data:
             yield from (state.warning for state in self.states if state.warning)
 
     def _ndjson_notes(
@@ -265,7 +265,7 @@ class Options(argparse.Namespace):
 
     def _state(self) -> dict[str, Json]:
         """How whole and how old the data is, as JSON data; empty when none was read."""
-        self.state_told = True
+        self.state_in_data = True
         if not self.states:
             return {}
         times = [state.synced_at for state in self.states]

@@ -102,10 +102,10 @@ class InstallationStatus(NamedTuple):
     """An installation, its last sync (None: never synced, or not asked for) and its rows by entity.
 
     ``waiting``: until when all tasks of a running sync wait, and how many they are; ``reason``: why.
-    ``state`` is None when there is no database at ``path`` yet, or ``damaged`` one; ``size`` is that of
-    its file, in bytes.  ``idle`` says why its schedules are not followed.  ``health`` is None where it
-    was not asked for, ``moving`` when it is not being moved elsewhere.  ``work`` is what
-    ``workers`` have to do for it, None where there can be none.
+    ``state`` is None when there is no database at ``path`` yet, or it is ``damaged``; ``size`` is that of
+    the database, in bytes.  ``idle`` says why its schedules are not followed.  ``health`` is None where
+    it was not asked for, ``moving`` where it is not being moved.  ``work`` is what ``workers`` have to
+    do for it; None where there can be none.
     """
 
     info: InstallationInfo

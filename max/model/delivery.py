@@ -139,7 +139,7 @@ class Write:
 class DeliveryWrite(Write):
     """The storing of a delivery; ``store`` takes all that one transaction has, to store them together.
 
-    ``counted``: not when a sync counts the rows elsewhere, as it does those that it lists, each once.
+    ``counted`` is False when the sync counts the rows elsewhere: those that it lists, each once.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class DeliveryWrite(Write):
 def _store_alone(
     store: StoreDeliveries, delivery: Delivery, counted: bool, transaction: Transaction
 ) -> WriteResult:
-    """Outside of its write: one that held itself would hold its rows until the collector of garbage comes."""
+    """No method: a write that referred to itself would keep its rows until garbage is collected."""
     (stored,) = store(transaction, [delivery])
     return stored if counted else _uncounted(stored)
 

@@ -148,7 +148,7 @@ class Loader(Generic[C]):
     entity among them means all its fields, except those that an entity loader names for itself.  A
     sync does not fetch again what is younger than ``ttl``; without a ``ttl`` it fetches everything
     that it has not fetched itself.  With ``refresh_when``, a field of the same row that another
-    loader brings, it fetches what is not yet fetched, and what was before that field last moved;
+    loader brings, it fetches what is not yet fetched, and what was fetched before that field last moved;
     with both, also what is older than ``ttl``.
     """
 

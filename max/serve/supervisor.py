@@ -114,7 +114,7 @@ class Link(Protocol):
 
 
 class NotStarted(Exception):
-    """A process did not come to speak: why, and what it printed, secrets included."""
+    """A process ended, or took too long, before it answered: why, and what it printed, secrets included."""
 
     def __init__(self, reason: str, printed: str) -> None:
         super().__init__(reason)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..model.entities import Entity
     from ..model.loaders import Loader, Resolver
 
+# Each listing that could hold a row, and when it was read as a whole; or ``{seen}``, where nothing moved.
 POSSIBLE_LISTINGS = """
     SELECT l.id, CASE WHEN {in_part} THEN coalesce(l.listed_at, 0)
                       WHEN {unmoved} THEN {seen} ELSE coalesce(l.covered_at, 0) END FROM {{table}} AS t

@@ -88,6 +88,7 @@ TABLES = """
     ) {by_key};
     CREATE TABLE _max_kept_loads (number INTEGER NOT NULL)
 """
+# Of two records of one field the later one holds, whichever is stored first.
 RECORD = """
     INSERT INTO _max_freshness (entity, row, field, synced_at, recorded_at, received_at)
     SELECT :entity, _row, f.value, :synced_at, :recorded_at, :received_at
@@ -100,6 +101,7 @@ RECORD = """
                               THEN excluded.recorded_at ELSE _max_freshness.recorded_at END,
            received_at = coalesce(excluded.received_at, _max_freshness.received_at)
 """
+# What the load of a row says of a field becomes a record, since a load of ``:at`` is to say otherwise.
 KEEP = """
     INSERT INTO _max_freshness (entity, row, field, synced_at, recorded_at)
     SELECT :entity, row, :field, at, :at FROM (
@@ -112,6 +114,7 @@ EXPIRE_RECORDS = """
     UPDATE _max_freshness SET synced_at = NULL, recorded_at = :at
      WHERE entity = :entity AND recorded_at <= :at AND field IN {set:fields}
 """
+# Both times only grow: responses may be stored in another order than they were requested in.
 ADVANCE_HIGH_WATER = """
     INSERT INTO _max_high_water AS w (entity, requested_at, marked_at)
     VALUES (:entity, :latest, :marked_at)
@@ -125,6 +128,7 @@ ADVANCE_UNLESS_LATER = f"""{ADVANCE_HIGH_WATER}
      WHERE :at >= w.requested_at AND :at >= w.marked_at
     RETURNING requested_at
 """
+# Rows of which a load or a record came after the request, or that were removed since.
 STORED_MEANWHILE = """
     SELECT t._id, t._removed_at > :at FROM {{table}} AS t
      WHERE t._id IN {{set:ids}} AND (t._removed_at > :at OR {loads} OR EXISTS (
@@ -134,6 +138,7 @@ STORED_MEANWHILE = """
 LOADED_MEANWHILE = """
     t.{column} IN (SELECT id FROM _max_load WHERE entity = :entity AND received_at > :at)
 """
+# The response itself (``:at``, ``:came``) may be stored: it did not come after the request for it.
 LOADS_OF = f"""
     SELECT t._id, p.requested_at,
            coalesce(CASE WHEN (p.requested_at, p.received_at) <> (:at, :came) THEN p.received_at END, {NEVER})
@@ -156,6 +161,7 @@ CONFIRM_RECORDS = """
      WHERE entity = :entity AND received_at < :came
        AND row IN (SELECT t._row FROM {table} AS t WHERE t._id IN {set:ids})
 """
+# Requests to come must be later than every time that was stored, whatever the clock says.
 LATEST_REQUEST = """
     SELECT coalesce(max(at), 0) FROM (
         SELECT max(requested_at) AS at FROM _max_high_water

@@ -27,11 +27,13 @@ from .freshness import PagePosition
 from .quarantine import ValidatedRows
 from .rows import TableMapping
 
+# What a listing held before it was invalidated has to come again.
 PAGE = """
     SELECT p.page FROM _max_known_page AS p JOIN _max_listing AS l ON l.id = p.listing
      WHERE l.collection = :collection AND l.parent = :parent AND l.invalidated_at IS NULL
        AND p.number = :number AND p.key = :key
 """
+# A page that comes again as it was is not written.
 PUT = """
     INSERT INTO _max_known_page (listing, number, key, page) VALUES (?, ?, ?, ?)
     ON CONFLICT (listing, number) DO UPDATE SET key = excluded.key, page = excluded.page

@@ -65,6 +65,7 @@ ANY_SEALED = """
 SERVER = "SELECT current_setting('server_version'), CAST(extract(epoch FROM clock_timestamp()) AS float8)"
 HOLD = "SELECT pg_advisory_xact_lock(?)"
 TRY = "SELECT pg_try_advisory_xact_lock(?)"
+# The catalogue shows the 64 bits of a lock in two halves.
 IS_HELD = """
     SELECT EXISTS (
         SELECT 1 FROM pg_locks

@@ -38,6 +38,7 @@ HARMLESS = {  # of the functions whose answer differs from call to call
 CALLED = re.compile(r"""([^\W\d][\w$]*)"?\s*(?=\(|/\*|--)""")  # a comment may hide the bracket
 QUOTED = re.compile(r"""(?="((?:[^"]|"")+)"\s*(?:\(|/\*|--))""")  # a name that may hold anything
 ESCAPED_NAME = re.compile(r'\bU&"', re.IGNORECASE)
+# A VOLATILE function may write, also inside of a SELECT.
 EFFECTS = """
     SELECT DISTINCT CAST(proname AS text) FROM pg_proc
      WHERE provolatile = 'v' AND proname = ANY(?) AND prorettype <> CAST('trigger' AS regtype)

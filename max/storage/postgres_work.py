@@ -92,6 +92,7 @@ CLAIM = f"""
          ORDER BY owner IS NULL, due LIMIT ? FOR UPDATE SKIP LOCKED
     ) {CLAIMED}
 """  # what a dead host has begun goes on first
+# The lease of this owner, and that of one who is gone, are taken before they are due.
 TAKE = f"""
     WITH one AS (
         SELECT installation, CASE WHEN owner <> ? THEN owner END AS owner,
@@ -104,6 +105,7 @@ KEEP = f"""
     UPDATE {{work}} SET due = {NOW} + {LEASE} WHERE owner = ? AND installation = ANY (?)
     RETURNING installation, attempt
 """
+# ``again``: something was wanted while the lease was held, so that it is due at once.
 GIVE_BACK = f"""
     UPDATE {{work}}
        SET owner = NULL, again = FALSE, failures = ?, lost = ?,
@@ -114,6 +116,7 @@ GIVE_BACK = f"""
     RETURNING due <= {NOW}
 """
 BEGUN = "UPDATE {work} SET asked = NULL WHERE installation = ? AND attempt = ? AND asked = ?"
+# While a worker has it, ``due`` is the end of its lease: ``again`` makes it due when that is given back.
 WAKE = f"""
     UPDATE {{work}} SET again = owner IS NOT NULL,
            due = CASE WHEN owner IS NULL THEN least(due, {NOW}) ELSE due END

@@ -90,6 +90,7 @@ ELSEWHERE = """
 """
 LATER = "CASE WHEN invalidated_at > :at THEN invalidated_at ELSE :at END"  # a full pass may be between them
 SHOWN = "m.row IN (SELECT s._row FROM {table} AS s WHERE s._id IN {set:ids})"
+# What a lost row still says (see above), of the parent that lost it, or of one that was removed.
 CLEAR_PARENT = """
     UPDATE {{table}} AS t SET {field} = NULL, {bitmap} = {bitmap} & ~{bit}
      WHERE t._removed_at IS NULL AND t._row IN (SELECT row FROM _max_missing WHERE entity = :entity)
@@ -107,6 +108,7 @@ FORGET_PARENT = """
     UPDATE {{table}} SET {field} = NULL, {bitmap} = {bitmap} & ~{bit}
      WHERE (_removed_at <= :at OR :at IS NULL AND _removed_at IS NOT NULL) AND _id IN {{set:ids}}
 """
+# Of the rows that have just gone missing, those in another listing are not.
 LISTED_ELSEWHERE = """
     DELETE FROM _max_missing WHERE entity = :entity AND missing_since = :at AND EXISTS (
         SELECT 1 FROM _max_membership AS k CROSS JOIN _max_listing AS l
@@ -160,6 +162,7 @@ BROUGHT_SINCE = """(
                        WHERE q.entity = :entity AND q.id = t._id) AS brought
      WHERE read_at >= :at)
 """  # when the latest request began by which a row came besides its listings
+# What the feed of another root has brought since the earliest of them began is not missing.
 MARK_UNLISTED = f"""
     INSERT INTO _max_missing (entity, row, missing_since, brought_at)
     SELECT :entity, _row, :at, CASE WHEN :whole THEN {BROUGHT_SINCE} ELSE :at END FROM {{table}} AS t
@@ -169,6 +172,7 @@ MARK_UNLISTED = f"""
          WHERE k.child = t._row AND l.id = k.listing AND l.collection IN {{set:collections}})
     ON CONFLICT DO NOTHING
 """
+# Rows of an entity that lists its own kind, to which no way leads from one that is listed elsewhere.
 MARK_CIRCLES = f"""
     WITH RECURSIVE reachable (row) AS (
         SELECT _row FROM {{table}} AS t WHERE NOT EXISTS (
@@ -205,6 +209,7 @@ BROUGHT = """
      WHERE entity = :entity AND missing_since <= :at AND (brought_at IS NULL OR brought_at < :at)
        AND row IN (SELECT _row FROM {table} WHERE _id IN {set:ids})
 """
+# An unknown id is stored, too, so that an earlier response does not bring the row.
 REMOVE = """
     INSERT INTO {table} (_id, _removed_at) VALUES (:id, :at)
     ON CONFLICT (_id) DO UPDATE SET _removed_at = excluded._removed_at
@@ -226,6 +231,7 @@ PARENTS = """
        AND EXISTS (SELECT 1 FROM _max_membership WHERE listing = l.id AND child = ?)
 """
 HELD = f"EXISTS (SELECT 1 FROM _max_membership AS k WHERE k.child = m.row AND +k.listing IN {LISTINGS})"
+# What a response of this sync has brought exists, although no listing has it.
 MISSING = f"""
     SELECT m.row, m.missing_since, m.listing, {HELD}
       FROM _max_missing AS m JOIN {{table}} AS t ON t._row = m.row AND t._removed_at IS NULL
@@ -248,6 +254,7 @@ LISTINGS_OF = """
     SELECT l.id FROM {table} AS p JOIN _max_listing AS l ON l.collection = :collection AND l.parent = p._id
      WHERE p._row IN {numbers:parents}
 """
+# Visible rows in the listings that are lost, in none that stays, and brought by nothing else.
 HELD_ONLY_BY = f"""
     SELECT DISTINCT k.child FROM _max_membership AS k JOIN {{table}} AS t ON t._row = k.child
      WHERE k.listing IN {{numbers:lost}} AND t._removed_at IS NULL AND {BROUGHT_SINCE} IS NULL

@@ -91,6 +91,7 @@ INSERT_TASK = """
 """
 TASK_KINDS = (Kind.TEXT, *[Kind.INTEGER] * 2, *[Kind.TEXT] * 3, *[Kind.INTEGER] * 2, *[Kind.REAL] * 2)
 INSERT_ONE_TASK = f"{INSERT_TASK.format(rows='VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)')} RETURNING id"
+# A task that was running in several crashes is claimed only when it may run alone (``:least``, ``:most``).
 CLAIM = f"""
     UPDATE _max_task
        SET state = '{State.RUNNING}', attempt = attempt + 1, tries = tries + 1,
@@ -117,6 +118,7 @@ SHORTEN_WAITS = f"""
      WHERE sync = :sync AND state = '{State.PENDING}' AND not_before > :now
        AND (changed_at > :now OR not_before - changed_at > {LONGEST_WAIT} + 1)
 """
+# A statement for each state that a running task can come to, with the guard that MOVES gives it.
 SETTLE = {
     to: f"""
     UPDATE _max_task
@@ -149,6 +151,7 @@ DEPENDENTS = f"SELECT id, after, kind FROM _max_task WHERE after IN {{numbers:id
 OF_STEPS = f"""
     sync = :sync AND parent IN (SELECT id FROM _max_task WHERE sync = :sync AND kind = '{GroupTask.kind}')
 """
+# An expansion that failed waits for the children that it has; its failure counts as one more of them.
 FAIL_WITH_CHILDREN = f"""
     UPDATE _max_task
        SET state = '{State.AWAITING_CHILDREN}', more = 0,
@@ -158,6 +161,7 @@ FAIL_WITH_CHILDREN = f"""
 INSERT_FAILURE = (
     f"INSERT INTO _max_failure ({FAILURE_COLUMNS}) VALUES ({', '.join('?' for _ in Failure._names)})"
 )
+# Not more often than others have to know; also when the last one is ahead, since the clock was set back.
 BEAT = f"""
     INSERT INTO _max_worker (id, heartbeat_at) VALUES (:worker, {{clock:now}})
     ON CONFLICT (id) DO UPDATE SET heartbeat_at = excluded.heartbeat_at

@@ -126,6 +126,7 @@ WAITING = f"""
            ({FIRST_ERROR.format("sync = :sync")})
       FROM _max_task WHERE sync = :sync
 """
+# An attempt that did not end by itself is no try.
 RETURN_TO_QUEUE = f"""
     UPDATE _max_task
        SET state = '{State.PENDING}', tries = CASE WHEN tries > 0 THEN tries - 1 ELSE 0 END,

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from .catalogue import is_catalogued
 from .database import Connection, decoding
 
+# A completed sync of just a part (``{narrow}``) says nothing of the other rows.
 NEWEST = """
     SELECT s.id, s.state, s.worker,
            (SELECT heartbeat_at FROM _max_worker AS w WHERE w.id = s.worker)

@@ -124,7 +124,7 @@ class LoaderCaller:
         return Batch(self._declared_part(loader, items), failed)
 
     async def page(self, loader: Loader[Any], of: Ref[Any], request: PageRequest, env: Env[Any]) -> Page[Any]:
-        """A page of a collection, or of a feed; the marks of both request and page are sealed."""
+        """A page of a collection, or of a feed; cursors and sync tokens of both are sealed."""
         cursor, token = await self._unsealed(request.cursor), await self._unsealed(request.sync_token)
         request = request.replace(cursor=cursor, sync_token=token)
         page: Page[Any] = await self._call(loader, of, request, env)
@@ -173,7 +173,7 @@ class LoaderCaller:
                 hint="nothing of this response was stored; update the connector",
             )
 
-    def standing(self, loader: Loader[Any], page: Page[Any], stored: StoredPage | None) -> Page[Any]:
+    def as_stored(self, loader: Loader[Any], page: Page[Any], stored: StoredPage | None) -> Page[Any]:
         """The page as it is stored, since the source says that it is as it was."""
         if stored is None:
             raise self._fault(loader, "Page.unchanged() only where the request has a validator", page)

@@ -392,7 +392,7 @@ class TaskRunner:
         tracker.begin(at)
         position = tracker.position
         with self._calling(task, at, loader) as env:
-            known = stored.known.validators if stored is not None and _may_stand(stored) else {}
+            known = stored.known.validators if stored is not None and _may_be_whole(stored) else {}
             validator = next(iter(known.get(BY_LOADER, ())), None)
             request = page_request(position, loader, ids_only=ids_only).replace(validator=validator)
             if known:
@@ -411,7 +411,7 @@ class TaskRunner:
         if page.complete_snapshot and resumed:
             return page, at, [f"{tracker.name}: the source named everything, not only what changed"], {}
         if page.not_modified:
-            page = self._loader_calls.standing(loader, page, stored if known else None)
+            page = self._loader_calls.as_stored(loader, page, stored if known else None)
         return page, at, [], _validators(page, env.conditions)
 
     # feeds
@@ -604,7 +604,7 @@ class TaskRunner:
         return failures
 
 
-def _may_stand(stored: StoredPage) -> bool:
+def _may_be_whole(stored: StoredPage) -> bool:
     """Whether a page that was not modified is the whole of what it was.
 
     The answer to a full last page may be the same although there is a next one now.
