@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -702,6 +702,32 @@ def test_a_collection_that_the_plan_leaves_out_is_no_place_to_look_at() -> None:
 
     assert asyncio.run(body()) == ["b", "c"]
     assert set(shelves.asked) == {"left", "right"}
+
+
+# -- rows in quarantine --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("boxes", "spoiled", "gone"),
+    [("full", "g1", "g1"), ("full", "b", "g1"), ("newest", "b", "b")],
+    ids=["with what came by its id", "with its parent", "named by no listing of ids"],
+)
+def test_an_invalid_row_that_is_gone_keeps_no_others(boxes: str, spoiled: str, gone: str) -> None:
+    """It might have held them while it existed."""
+
+    async def body(world: World) -> None:
+        furnish(world.upstream, groups=3, items=3)
+        world.upstream.create(Box, "b", (BOXES, "g2" if spoiled == "g1" else "g1"))
+        thing = world.upstream.things[spoiled]
+        thing.title, thing.nick = ("new", cast(Any, 5)) if spoiled == "g1" else (cast(Any, 5), thing.nick)
+        await synced(world)
+        world.upstream.delete(gone)
+        assert (await synced(world, Sync(options=RIGHT))).status is Status.COMPLETED
+        world.upstream.delete("i00")
+        result = await synced(world, Sync(options=RIGHT))
+        assert (result.status, result.removed, await ids(world)) == (Status.COMPLETED, 1, {"i01", "i02"})
+
+    play(body, boxes=boxes, nicks=("one", "listed", "listed", "listed"))
 
 
 # -- rows that come along with others -------------------------------------------------------------

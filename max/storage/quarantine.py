@@ -7,19 +7,20 @@ Rule 2: a row that was stored before stays as it was, stale, and in its collecti
 row proves that it exists.
 
 Rule 3: a row leaves the quarantine when every invalid field has come again and is valid, when
-it is removed upstream, or when the listing that brought it is complete without it.
+it is removed, or when the listing that brought it is complete without it, or goes with its parent.
+While it is there, it may hold any row that is looked for: see deletion_evidence.py.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import InvalidEntity, shown
 from ..model.columns import EncodedRows
 from ..model.delivery import Delivery, ListingPage
-from ..model.entities import Entity, Ref, as_it_came, values_of
+from ..model.entities import Entity, as_it_came, values_of
 from ..model.mapping import MappedRows
 from ..model.migrations import SchemaPolicy
 from ..model.mismatches import invalid_fields, mismatches_of, short_path
@@ -81,13 +82,14 @@ KEPT_FIELDS = """
     SELECT id, fields FROM _max_quarantine WHERE entity = :entity AND digest = '' AND id IN {set:ids}
 """
 DELETE = "DELETE FROM _max_quarantine WHERE entity = ? AND id = ?"
+NAMED = "UPDATE _max_quarantine SET at = :at WHERE entity = :entity AND id IN {set:ids} AND at < :at"
 
 
 class Quarantined(Struct):
     """A row in quarantine: its first invalid value, and the whole row as JSON data.
 
-    ``fields`` names every invalid field; ``at`` is when the row was requested, in seconds since
-    the epoch.  ``id`` is empty when the id itself is invalid.
+    ``fields`` names every invalid field; ``at`` is when the row was requested, or was last named by a
+    listing of ids, in seconds since the epoch.  ``id`` is empty when the id itself is invalid.
     """
 
     entity: str
@@ -189,14 +191,17 @@ class Quarantine(RenameOwner):
             valid = [id for id, fields in kept if known & set(json.loads(fields)) <= {*group.names}]
             connection.executemany(DELETE, [(entity, id) for id in valid])
 
-    def forget(self, connection: Connection, removed: Iterable[Ref[Any]]) -> None:
-        """Delete the rows that were removed upstream."""
-        if rows := [(ref.entity.__name__, ref.id) for ref in removed]:
-            connection.executemany(DELETE, rows)
+    def note_named(
+        self, connection: Connection, entity: type[Entity], groups: Sequence[EncodedRows], at: float
+    ) -> None:
+        """Rows that a listing of ids names exist, although it does not say what is in them."""
+        ids = connection.dialect.array(id for rows in groups for id in rows.ids)
+        values = {"entity": entity.__name__, "ids": ids, "at": at}
+        connection.execute(connection.dialect.sql(NAMED), values)
 
     def close(self, connection: Connection, listing: ListingPage) -> None:
-        """Delete the rows that a complete listing, of everything and with values, did not bring again."""
-        if not listing.delta and listing.sweeps and not listing.ids_only:
+        """Delete the rows that a complete listing of everything did not bring again, or name."""
+        if not listing.delta and listing.sweeps:
             sql = "DELETE FROM _max_quarantine WHERE collection = ? AND parent = ? AND at < ?"
             connection.execute(sql, (repr(listing.collection), listing.parent.id, listing.began_at))
 

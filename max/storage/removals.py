@@ -135,7 +135,8 @@ END_UNSEEN = _ending(f"listing = :listing AND {UNSHOWN}")
 CHILD_LISTINGS = "(SELECT id FROM _max_listing WHERE collection = :collection AND parent IN {set:ids})"
 END_OF_PARENT = _ending(f"listing IN {CHILD_LISTINGS}")
 END_NAMED = _ending("(listing, child) IN (SELECT a, b FROM {number_pairs:pairs} AS p)")
-DROP_LISTINGS = (
+DROP_LISTINGS = (  # and what only they would say of rows in quarantine
+    "DELETE FROM _max_quarantine WHERE collection = :collection AND parent IN {set:ids}",
     f"DELETE FROM _max_listing_page WHERE listing IN {CHILD_LISTINGS}",
     f"DELETE FROM _max_listing WHERE id IN {CHILD_LISTINGS}",
 )
@@ -143,6 +144,8 @@ UNLINK = (  # the + makes SQLite search the memberships by child
     f"DELETE FROM _max_membership WHERE +listing IN {LISTINGS} AND child IN {{numbers:rows}}",
     "DELETE FROM _max_missing WHERE entity = :entity AND row IN {numbers:rows}",
 )
+LEAVE_QUARANTINE = "DELETE FROM _max_quarantine WHERE entity = :entity AND id IN {set:ids}"
+INVALID_SINCE = "SELECT id FROM _max_quarantine WHERE entity = :entity AND at > :at AND id IN {set:ids}"
 PURGE = (
     *UNLINK,
     "DELETE FROM _max_freshness WHERE entity = :entity AND row IN {numbers:rows}",
@@ -494,11 +497,14 @@ class Removals(RenameOwner):
         for entity, ids in by_entity.items():
             mapping = self._mappings[entity.__name__]
             newer, overlapping = self._freshness.stored_meanwhile(connection, mapping, ids, at, received_at)
-            gone = [id for id in dict.fromkeys(ids) if id not in newer and id not in overlapping]
+            values = {"entity": entity.__name__, "at": at, "ids": connection.dialect.array(ids)}
+            invalid = connection.execute(connection.dialect.sql(INVALID_SINCE), values).fetchall()
+            unsure = {*overlapping, *(id for (id,) in invalid)}
+            gone = [id for id in dict.fromkeys(ids) if id not in newer and id not in unsure]
             removed += self.count_visible(connection, mapping, gone)
             connection.executemany(mapping.sql(REMOVE), [{"id": id, "at": received_at} for id in gone])
             self._unlink_removed(connection, mapping, gone, at, received_at)
-            kept[entity] = [id for id in ids if newer.get(id) or id in overlapping]
+            kept[entity] = [id for id in ids if newer.get(id) or id in unsure]
         return removed, kept
 
     def count_visible(self, connection: Connection, mapping: TableMapping[Any], ids: Sequence[str]) -> int:
@@ -526,6 +532,8 @@ class Removals(RenameOwner):
         }
         for statement in UNLINK:
             connection.execute(connection.dialect.sql(statement), values)
+        values = {"entity": mapping.entity.__name__, "ids": removed}
+        connection.execute(connection.dialect.sql(LEAVE_QUARANTINE), values)
         self._drop_child_listings(connection, mapping.entity, removed, at)
         self._remove_dependents(connection, mapping.entity, removed, at, removed_at)
         self._freshness.advance_high_water(connection, mapping, removed_at)
@@ -810,13 +818,17 @@ class Removals(RenameOwner):
         return False
 
     def forget(self, connection: Connection, after: float, now: float) -> None:
-        """What is missing since a time after this one is missing since now; nothing was brought later."""
+        """What is missing since a time after this one is missing since now; nothing was brought later.
+
+        Nor was a row removed, or invalid, after now.
+        """
         sql = """
             UPDATE _max_missing SET brought_at = NULL,
                    missing_since = CASE WHEN missing_since > :after THEN :now ELSE missing_since END
              WHERE missing_since > :after OR brought_at > :after
         """
         connection.execute(sql, {"after": after, "now": now})
+        connection.execute("UPDATE _max_quarantine SET at = :now WHERE at > :now", {"now": now})
         for mapping in self._mappings.values():
             sql = mapping.sql("UPDATE {table} SET _removed_at = :now WHERE _removed_at > :now")
             connection.execute(sql, {"now": now})

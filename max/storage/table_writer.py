@@ -169,7 +169,6 @@ class TableWriter(Tables):
         newest = self._newest_row(connection, delivery)
         unsure = self._store_rows(connection, delivery, validated, at, position, counts)
         number = self._remove(connection, delivery, removed)
-        self.quarantine.forget(connection, removed)
         self._record_members(connection, delivery, validated, position, newest)
         for mapping, of_feed in unsure:  # once more, since they may be members of other listings now
             self._list_again(connection, mapping, of_feed.ids, _moved_at(delivery))
@@ -467,6 +466,7 @@ class TableWriter(Tables):
         if position is not None:
             where = {"listing": position.listing, "entity": mapping.entity.__name__}
             connection.execute(mapping.sql(NEW_IDS), values | where)
+        self.quarantine.note_named(connection, mapping.entity, groups, at)
         self.removals.forget_parents(connection, mapping, groups, at, collection)
         connection.execute(mapping.sql(RESTORE), values)
         return [rows for rows in groups if rows.names]

@@ -301,6 +301,46 @@ def test_a_listing_of_ids_releases_no_row(connection: SqliteConnection) -> None:
     assert reasons(connection) == {"1": "Thing:1.size"}
 
 
+def test_a_row_leaves_that_a_listing_of_ids_names_no_more(connection: SqliteConnection) -> None:
+    tables = opened(connection)
+    receive(connection, tables, Thing("1", size=BAD), Thing("2", size=BAD), at=5.0)
+    for at, some in ((6.0, [Thing("1"), Thing("2")]), (7.0, [Thing("2")])):
+        ids_only = ListingPage(SHELF, Shelf.things, 0, last=True, began_at=at, ids_only=True)
+        with transaction(connection):
+            tables.write(connection, Delivery(some, at, ids_only))
+    assert reasons(connection) == {"2": "Thing:2.size"}
+
+
+def test_a_row_leaves_with_the_parent_whose_listing_brought_it(connection: SqliteConnection) -> None:
+    tables = opened(connection)
+    receive(connection, tables, Thing("1", size=BAD), at=5.0)
+    other = ListingPage(Shelf.ref("b"), Shelf.things, 0, last=True, began_at=5.0)
+    with transaction(connection):
+        tables.write(connection, Delivery([Thing("2", size=BAD)], 5.0, other))
+        tables.write(connection, Delivery([], 6.0, removed=[SHELF]))
+    assert reasons(connection) == {"2": "Thing:2.size"}
+
+
+def test_a_row_that_was_requested_later_exists_though_it_is_invalid(connection: SqliteConnection) -> None:
+    tables = opened(connection)
+    receive(connection, tables, Thing("1", name="x", size=1), at=5.0)
+    receive(connection, tables, Thing("1", name="x", size=BAD), Thing("2", size=BAD), at=20.0)
+    gone = [Thing.ref("1"), Thing.ref("2")]
+    with transaction(connection):
+        tables.write(connection, Delivery([], 10.0, removed=gone, received_at=30.0))
+    assert things(connection, tables) == [Thing("1", name="x", size=1)]
+    assert reasons(connection) == {"1": "Thing:1.size", "2": "Thing:2.size"}
+
+
+def test_a_row_of_a_clock_that_was_ahead_leaves_as_others_do(connection: SqliteConnection) -> None:
+    tables = opened(connection)
+    receive(connection, tables, Thing("1", size=BAD), at=1e9)
+    with transaction(connection):
+        tables.prepare(connection, "source", now=100.0, resumes=False)
+    receive(connection, tables, at=101.0)
+    assert reasons(connection) == {}
+
+
 def test_an_upgrade_after_which_rows_may_be_valid_lists_them_in_full(connection: SqliteConnection) -> None:
     tables = opened(connection)
     receive(connection, tables, Thing("1", size=BAD), at=5.0)
