@@ -317,9 +317,9 @@ class Mismatch:
         return f"{self.path}: expected {self.expected}{got}"
 
 
-def brief(text: str, limit: int = 200) -> str:
+def brief(text: str) -> str:
     """A text in quotes, or its beginning."""
-    return repr(text if len(text) <= limit else f"{text[: limit - 1]}…")
+    return repr(text if len(text) <= 200 else f"{text[:199]}…")
 
 
 class Nothing:

@@ -190,9 +190,9 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600:,} h {whole % 3600 // 60:02} min"
 
 
-def first_few(names: Sequence[str], count: int = 3) -> str:
+def first_few(names: Sequence[str]) -> str:
     """The first names, and how many more there are: ``a, b, c and 2 more``."""
-    return _and_more(names, len(names) if len(names) <= count + 1 else count)
+    return _and_more(names, len(names) if len(names) <= 4 else 3)  # "and 1 more" is as long as a name
 
 
 def names_that_fit(names: Sequence[str], room: int | None) -> str:

@@ -40,10 +40,11 @@ class DatabaseCredentials(SecretStore):
     """A CredentialStore: sealed rows of one installation.  A server that is restarted is waited for.
 
     Safe beside other tasks, processes and hosts: no change is lost.  ``database`` is the project's.  With
-    ``destination``, the origin to which they are sent, it gives no others: BadCredentials.  ``timeout`` is
-    how many seconds to wait for another process that renews a secret.  The ``audit`` has a row for the first
-    reading, for the first one in each renewal, and for each change.
+    ``destination``, the origin to which they are sent, it gives no others: BadCredentials.  The ``audit`` has
+    a row for the first reading, for the first one in each renewal, and for each change.
     """
+
+    timeout = RENEWAL_TIMEOUT
 
     def __init__(
         self,
@@ -52,12 +53,10 @@ class DatabaseCredentials(SecretStore):
         keys: Callable[[], Keys],
         *,
         destination: str | None = None,
-        timeout: float = RENEWAL_TIMEOUT,
         audit: InstallationAudit | None = None,
     ) -> None:
         self._database, self._info, self._keys = database, info, keys
-        self._destination, self.timeout = destination, timeout
-        self._audit = audit
+        self._destination, self._audit = destination, audit
 
     @asynccontextmanager
     async def renewal_lock(self) -> AsyncIterator[None]:

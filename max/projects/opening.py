@@ -141,13 +141,7 @@ def _note(root: Path, values: dict[str, str | None]) -> None:
 # -- moving ------------------------------------------------------------------------------------
 
 
-def move_of(
-    project: ProjectManager,
-    to: str,
-    chosen: Sequence[InstallationInfo] | None,
-    *,
-    keys: KeySource | None = None,
-) -> Move:
+def move_of(project: ProjectManager, to: str, chosen: Sequence[InstallationInfo] | None) -> Move:
     """A move of some installations of a project, or of all of it (None), to a folder or a URL.
 
     Nothing is written yet.  The folder of a whole project leads to the new place afterwards; where it does so
@@ -157,11 +151,11 @@ def move_of(
 
     whole = chosen is None
     root = _leading(project) if whole else None
-    target, make = _target(project, to, root, whole=whole, keys=keys)
+    target, make = _target(project, to, root, whole=whole)
     if root is None or target.root != root:
         places = Places(project, target, make)
     else:
-        source = _left_behind(project, root, target, keys) or project
+        source = _left_behind(project, root, target) or project
         if is_url(to):
             _refuse_unknown(ProjectFolder(root, trusted=project.trusted), to)
         leads = {DATABASE: to if is_url(to) else None}
@@ -185,7 +179,7 @@ def _leading(project: ProjectManager) -> Path | None:
 
 
 def _target(
-    project: ProjectManager, to: str, root: Path | None, *, whole: bool, keys: KeySource | None
+    project: ProjectManager, to: str, root: Path | None, *, whole: bool
 ) -> tuple[ProjectManager, Callable[[], object]]:
     """The project of a place, which may not be there yet, and what makes it then.
 
@@ -197,13 +191,13 @@ def _target(
 
         refuse_password(to)
         trusted = root is not None and project.trusted
-        there = ProjectDatabase(to, root=root, trusted=trusted, keys=keys or keys_of_environment)
+        there = ProjectDatabase(to, root=root, trusted=trusted, keys=keys_of_environment)
         return there, lambda: there.make(with_audit=not whole)
     path = Path(to).resolve()
     if not (path / FOLDER).is_dir():
         return ProjectFolder(path), lambda: ProjectFolder.init(path, leads_elsewhere=whole)
     folder = ProjectFolder(path, trusted=project.trusted and path == project.root)
-    return (folder if path == root else led_from(folder, keys=keys)), lambda: None
+    return (folder if path == root else led_from(folder)), lambda: None
 
 
 def left_behind(project: ProjectManager) -> str | None:
@@ -225,9 +219,7 @@ def _left(root: Path) -> str | None:
     return left if isinstance(left, str) else None
 
 
-def _left_behind(
-    project: ProjectManager, root: Path, target: ProjectManager, keys: KeySource | None
-) -> ProjectManager | None:
+def _left_behind(project: ProjectManager, root: Path, target: ProjectManager) -> ProjectManager | None:
     """What a killed move has left of a project that was handed over, whose folder leads to the target."""
     left = _left(root)
     if left is None:
@@ -237,23 +229,17 @@ def _left_behind(
             f"a move to {project.address} is not finished: something is left where the project was",
             hint=f"finish it first: max move --to {database_of(root) or HERE}",
         )
-    return unopened(root if left == HERE else left, root=root, trusted=target.trusted, keys=keys)
+    return unopened(root if left == HERE else left, root=root, trusted=target.trusted)
 
 
-def unopened(
-    address: str | Path,
-    *,
-    root: Path | None = None,
-    trusted: bool = False,
-    keys: KeySource | None = None,
-) -> ProjectManager:
+def unopened(address: str | Path, *, root: Path | None = None, trusted: bool = False) -> ProjectManager:
     """The project of an address, wherever its folder leads; it is not looked at."""
     if not is_url(address):
         return ProjectFolder(Path(address), trusted=trusted)
     from ..installations.encryption import keys_of_environment
     from .database import ProjectDatabase
 
-    return ProjectDatabase(str(address), root=root, trusted=trusted, keys=keys or keys_of_environment)
+    return ProjectDatabase(str(address), root=root, trusted=trusted, keys=keys_of_environment)
 
 
 def _database(

@@ -103,15 +103,10 @@ def _newest(database: Database, info: InstallationInfo) -> int:
         return newest_event(connection)
 
 
-def follow(
-    follower: Follower, *, once: bool = False, idle: Callable[[], object] = lambda: None
-) -> Iterator[InstallationEvent]:
-    """Events as they happen, for ever; ``once``: those that are there.
-
-    Blocks between them; ``idle`` is called before.
-    """
+def follow(follower: Follower, *, idle: Callable[[], object]) -> Iterator[InstallationEvent]:
+    """Events as they happen, for ever.  Blocks between them; ``idle`` is called before."""
     yield from follower.read()
-    while not once:
+    while True:
         idle()
         time.sleep(POLL)
         yield from follower.read()

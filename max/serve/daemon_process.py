@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 STARTING = 30.0  # seconds that a daemon may take until it listens
 STOPPING = 10.0  # seconds that it may take to end
+GREETING = 2.0  # seconds that it may take to answer
 POLL = 0.02  # seconds between two looks
 READY: Mapping[str, Json] = {"ready": True}
 LAST_WORDS = 2_000  # characters of the log that an error shows at most
@@ -248,12 +249,12 @@ def wait_until_it_listens(folder: DaemonFolder, patience: float = STARTING) -> N
         time.sleep(POLL)
 
 
-def greeting(folder: DaemonFolder, patience: float = 2.0) -> dict[str, Json] | None:
+def greeting(folder: DaemonFolder) -> dict[str, Json] | None:
     """What a daemon says first at its socket, ``{"max": version, …}``; None when none answers."""
     import socket
 
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(patience)
+        connection.settimeout(GREETING)
         try:
             connection.connect(folder.socket)
             with connection.makefile("rb") as stream:
@@ -276,22 +277,20 @@ def begin_restart(root: str) -> None:
 # -- stopping ------------------------------------------------------------------------------------
 
 
-def stop(
-    folder: DaemonFolder, *, who: str | None = None, force: bool = False, patience: float = STOPPING
-) -> bool:
+def stop(folder: DaemonFolder, *, who: str | None = None, force: bool = False) -> bool:
     """Stop a project's daemon and wait for its end; False when none runs.
 
     It pauses its syncs and leaves.  With ``force`` it is killed: its syncs are interrupted, and go on from
     their last page.  ``who`` is the process that is meant, as ``holder`` names it: another is left alone.
     DaemonError when it cannot be signalled from here, or has not ended in time.
     """
-    until = time.monotonic() + patience
+    until = time.monotonic() + STOPPING
     number, signalled = signal.SIGKILL if force else signal.SIGTERM, False
     who = who or running_process(folder, until)
     while who and folder.is_running() and folder.holder() in (who, ""):
         signalled = signalled or send_signal(who, number)
         if time.monotonic() >= until:
-            raise late(folder, who, patience, signalled=signalled)
+            raise late(folder, who, STOPPING, signalled=signalled)
         time.sleep(POLL)
     return signalled
 

@@ -187,9 +187,9 @@ def encoded(data: Json) -> bytes:
     )
 
 
-def json_response(data: Json, status: int = 200) -> Response:
+def json_response(data: Json) -> Response:
     """An answer of JSON data."""
-    return Response(status, encoded(data))
+    return Response(200, encoded(data))
 
 
 def error_response(error: MaxError, kind: str = PLAIN) -> Response:

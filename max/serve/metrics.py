@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from ..errors import CursorExpired, MaxError, StorageError
@@ -67,10 +67,8 @@ Sample = tuple[str, Mapping[str, str], float]
 class Metrics:
     """The figures of a project.  Safe for several threads, of which one reads at a time."""
 
-    def __init__(
-        self, manager: ProjectManager, version: str, *, clock: Callable[[], float] = time.time
-    ) -> None:
-        self._manager, self._version, self._clock = manager, version, clock
+    def __init__(self, manager: ProjectManager, version: str) -> None:
+        self._manager, self._version = manager, version
         self._lock = threading.Lock()
         self._events: Counter[tuple[str, str]] = Counter()  # by installation and kind
         self._follower = Follower(self._sources, single=False)
@@ -112,7 +110,7 @@ class Metrics:
         yield "max_up", name, 1
         yield "max_complete", name, state.complete
         if state.synced_at is not None:
-            yield "max_data_age_seconds", name, max(0.0, self._clock() - state.synced_at)
+            yield "max_data_age_seconds", name, max(0.0, time.time() - state.synced_at)
         yield "max_sync_running", name, any(one.finished_at is None and one.worker for one in runs)
         yield "max_quarantined_rows", name, runs[0].quarantined if runs else 0
         yield "max_removed_rows_total", name, sum(one.removed for one in runs)

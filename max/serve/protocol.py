@@ -100,15 +100,10 @@ async def serve_connection(
     writer: asyncio.StreamWriter,
     methods: Methods,
     bounds: Bounds,
-    *,
-    version: str | None = None,
 ) -> None:
     """Answer one client until it goes away.  Cancelled, it ends the open calls with DaemonStopping."""
-    from .. import __version__
-
-    await _ServerConnection(Messages(reader, writer, bounds.longest, bounds.patience), methods, bounds).run(
-        version or __version__
-    )
+    messages = Messages(reader, writer, bounds.longest, bounds.patience)
+    await _ServerConnection(messages, methods, bounds).run()
 
 
 class Messages:
@@ -219,10 +214,12 @@ class _ServerConnection:
         self._sent: set[str] = set()  # digests of schemas that the client has
         self._calls: dict[Json, _Call] = {}
 
-    async def run(self, version: str) -> None:
+    async def run(self) -> None:
         """Answer until the client goes away."""
+        from .. import __version__
+
         try:
-            await self._messages.send({"max": version, "protocol": PROTOCOL})
+            await self._messages.send({"max": __version__, "protocol": PROTOCOL})
             while (message := await self._next()) is not None:
                 await self._take(message)
         except ConnectionLost:

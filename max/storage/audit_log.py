@@ -109,13 +109,11 @@ def end(
             _append(connection, row, found[0], outcome, code, now=now)
 
 
-def append(
-    database: Database, row: Mapping[str, Json], outcome: Outcome = "done", code: str = "", *, now: float
-) -> None:
+def append(database: Database, row: Mapping[str, Json], *, now: float) -> None:
     """Add a row of something that needs no note before: a reading."""
     with database.writer() as connection:
         migrate(connection, OWNER, MIGRATIONS)
-        _append(connection, row, now, outcome, code, now=now)
+        _append(connection, row, now, "done", "", now=now)
 
 
 def _end_lost(connection: Connection, *, now: float) -> None:

@@ -276,15 +276,9 @@ class Freshness(RenameOwner):
             sql = KEEP.format(synced=mapping.synced(name, "t"), load=load)
             connection.execute(mapping.sql(sql), values)
 
-    def advance_high_water(
-        self,
-        connection: Connection,
-        mapping: TableMapping[Any],
-        latest: float,
-        marked_at: float = 0.0,
-    ) -> None:
-        """Record when the latest request for an entity began, and when a page of a listing or a feed came."""
-        values = {"entity": mapping.entity.__name__, "latest": latest, "marked_at": marked_at}
+    def advance_high_water(self, connection: Connection, mapping: TableMapping[Any], latest: float) -> None:
+        """Record when the latest request for an entity began."""
+        values = {"entity": mapping.entity.__name__, "latest": latest, "marked_at": 0.0}
         connection.execute(ADVANCE_HIGH_WATER, values)
 
     def invalidate(

@@ -256,7 +256,7 @@ class PostgresDatabase(Database):
 
     ``url`` is ``postgresql://user:password@host:port/database?…``.  A service: ``start`` makes the schema
     where there is none, ``stop`` waits for running work.  With durability "normal" a crash of the server
-    may lose the last transactions.  Up to ``threads`` read at once, each on a connection of the ``pool``;
+    may lose the last transactions.  Up to READERS threads read at once, each on a connection of the ``pool``;
     without one it has a pool of its own.  ``reader`` is the role with which statements of callers read, where
     the server has it.  ``fence`` is what each writing transaction checks while a lease is held.
     """
@@ -267,11 +267,10 @@ class PostgresDatabase(Database):
         schema: str,
         *,
         durability: Durability = "full",
-        threads: int = READERS,
         pool: Pool | None = None,
         reader: str = "",
     ) -> None:
-        self.url, self.schema, self._threads = url, schema, threads
+        self.url, self.schema = url, schema
         self._pool, self._is_own = pool or pool_of(url), pool is None
         if not schema or "\0" in schema or len(schema.encode()) > LONGEST_NAME or schema.startswith("pg_"):
             raise StorageError(
@@ -332,7 +331,7 @@ class PostgresDatabase(Database):
         """Run work in one snapshot, beside the writer."""
         self._running()
         if self._readers is None:
-            self._readers = Worker(self._session, threads=self._threads)
+            self._readers = Worker(self._session, threads=READERS)
         return await self._readers.run(lambda session: session.read(work))
 
     @contextmanager

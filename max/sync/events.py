@@ -48,8 +48,8 @@ class Events:
     A listener that is no longer needed is just dropped.  ``newest``: only the last event is kept.
     """
 
-    def __init__(self, bound: int = BUFFER, *, newest: bool = False) -> None:
-        self._bound, self._newest = bound, newest
+    def __init__(self, *, newest: bool = False) -> None:
+        self._newest = newest
         self._lost, self._over = 0, False
         self._buffer: deque[Event] = deque()
         self._ready = asyncio.Event()
@@ -63,7 +63,7 @@ class Events:
         """Keep an event for the listener if there is room; the last one always fits."""
         if self._newest:
             self._buffer.clear()
-        elif len(self._buffer) >= self._bound and not last:
+        elif len(self._buffer) >= BUFFER and not last:
             self._lost += 1
             return
         if self._lost:
