@@ -37,7 +37,7 @@ from ..installations.project_connectors import ProjectConnectors
 from ..model.settings import InstallationInfo, invalid_settings, read_settings, update_settings
 from ..model.values import Json
 from ..storage import postgres_project as rows
-from ..storage.postgres import PostgresDatabase, pool_of, translated
+from ..storage.postgres import PostgresDatabase, exists, pool_of, translated
 from ..storage.postgres_project import StoredInstallation
 from .database_credentials import DatabaseCredentials, sealed
 from .manager import (
@@ -548,7 +548,7 @@ class ProjectDatabase(ProjectManager):
         _free_name(known, info.connector, info.name)
         if any(one.id == info.id for one in known):
             raise MoveRefused(f"{self._shown} has an installation with the id {info.id} already")
-        if rows.has_schema(connection, place):
+        if exists(connection, place):
             raise MoveRefused(
                 f"the schema {place} is there already: data that was kept when {info} was disconnected,"
                 " or another program's",
@@ -567,7 +567,7 @@ class ProjectDatabase(ProjectManager):
             for info, settings, given in coming:
                 self._check_arrival(connection, info)
                 place, config = self._place(info), dict(info.config)
-                if rows.has_schema(connection, staged := self.arriving(info).schema):
+                if exists(connection, staged := self.arriving(info).schema):
                     rows.rename_schema(connection, staged, place)
                 made = (info.id, info.connector, info.name, place, config, settings, info.connected_at)
                 rows.add(connection, StoredInstallation(*made, given.destination, 1))

@@ -445,6 +445,14 @@ class Dialect(Protocol):
 
         ``2026``, ``2026-Q1``, ``2026-01``, ``2026-W05`` (of ISO 8601), ``2026-01-31``, ``2026-01-31T09``.
         """
+        if unit in UNIT_WIDTHS:  # times are texts, so most units are their beginnings
+            return f"substr({column}, 1, {UNIT_WIDTHS[unit]})"
+        if unit == "quarter":
+            return f"substr({column}, 1, 4) || '-Q' || ((CAST(substr({column}, 6, 2) AS INTEGER) + 2) / 3)"
+        return self.week(column)
+
+    def week(self, column: str) -> str:
+        """SQL for the week of a time or a date, for ``truncated``."""
 
     def time_text(self, column: str) -> str:
         """SQL for a time in seconds since the epoch as text, such as ``2026-01-31T09:30:00``, in UTC."""

@@ -53,7 +53,7 @@ from ..errors import (
     UsageError,
 )
 from ..model.values import Kind, is_text
-from .database import NONSENSE, Cursor, Database, LastWrite, Limits, Values, opened, quoted
+from .database import NONSENSE, Connection, Cursor, Database, LastWrite, Limits, Values, opened, quoted
 from .postgres_dialect import LONGEST_NAME, PostgresDialect, casefold_function, is_lost, state_of
 from .postgres_pool import Pool, has_pooler
 from .postgres_statements import STALE, Statements
@@ -451,7 +451,7 @@ SNAPSHOT = "SELECT pg_current_snapshot()::text"  # which transactions are seen: 
 EXISTS = "SELECT EXISTS (SELECT 1 FROM pg_namespace WHERE nspname = ?)"
 
 
-def exists(connection: PostgresConnection, schema: str) -> bool:
+def exists(connection: Connection, schema: str) -> bool:
     """Whether there is a schema of this name."""
     return bool(connection.execute(EXISTS, (schema,)).fetchone()[0])
 

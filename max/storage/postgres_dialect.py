@@ -37,7 +37,6 @@ from ..model.values import Kind, is_valid, read_real
 from .database import (
     FINISH_MOVE,
     REFUSED,
-    UNIT_WIDTHS,
     Connection,
     Dialect,
     Limits,
@@ -313,12 +312,8 @@ class PostgresDialect(Dialect):
         members = f"jsonb_array_elements_text({_jsonb(column)}) WITH ORDINALITY AS {alias} (value, place)"
         return members, f"{alias}.place"
 
-    def truncated(self, column: str, unit: str) -> str:
-        """Times are texts, so most units are their beginnings."""
-        if unit in UNIT_WIDTHS:
-            return f"substr({column}, 1, {UNIT_WIDTHS[unit]})"
-        if unit == "quarter":
-            return f"substr({column}, 1, 4) || '-Q' || ((CAST(substr({column}, 6, 2) AS INTEGER) + 2) / 3)"
+    def week(self, column: str) -> str:
+        """Postgres knows the weeks of ISO 8601."""
         return f"""to_char(CAST({column} AS timestamp), 'IYYY-"W"IW')"""
 
     def time_text(self, column: str) -> str:

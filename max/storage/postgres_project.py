@@ -16,7 +16,7 @@ from ..errors import ProjectError
 from ..model.values import Json
 from .catalogue import has_part, is_catalogued, migrate
 from .database import Connection, decoding, quoted
-from .postgres import EXISTS, lock_number
+from .postgres import lock_number
 from .postgres import patiently as patiently
 from .postgres import translated as translated
 from .postgres_work import LOST_PROCESSES, SHARES_END, WORK_TABLES
@@ -194,11 +194,6 @@ def remove(connection: Connection, one: StoredInstallation, *, keep_data: bool) 
         connection.execute(HOLD, (lock_number(one.place),))  # no sync stores anything meanwhile
         connection.execute(f"DROP SCHEMA IF EXISTS {quoted(one.place)} CASCADE")
     connection.execute("DELETE FROM installation WHERE id = ?", (one.id,))
-
-
-def has_schema(connection: Connection, place: str) -> bool:
-    """Whether there is a schema of this name."""
-    return bool(connection.execute(EXISTS, (place,)).fetchone()[0])
 
 
 def rename_schema(connection: Connection, old: str, new: str) -> None:

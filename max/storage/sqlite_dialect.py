@@ -22,7 +22,6 @@ from .database import (
     FINISH_MOVE,
     MOVING,
     REFUSED,
-    UNIT_WIDTHS,
     Connection,
     Dialect,
     Limits,
@@ -302,12 +301,8 @@ class SqliteDialect(Dialect):
         """A value as it is stored: the types of SQLite are few."""
         return column
 
-    def truncated(self, column: str, unit: str) -> str:
-        """Times are texts, so most units are their beginnings; a week is that of its Thursday."""
-        if unit in UNIT_WIDTHS:
-            return f"substr({column}, 1, {UNIT_WIDTHS[unit]})"
-        if unit == "quarter":
-            return f"substr({column}, 1, 4) || '-Q' || ((CAST(substr({column}, 6, 2) AS INTEGER) + 2) / 3)"
+    def week(self, column: str) -> str:
+        """A week is that of its Thursday."""
         thursday = f"substr({column}, 1, 10), '-3 days', 'weekday 4'"
         week = f"printf('%02d', (strftime('%j', {thursday}) - 1) / 7 + 1)"
         return f"strftime('%Y', {thursday}) || '-W' || {week}"

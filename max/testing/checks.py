@@ -206,10 +206,7 @@ async def check_outage(subject: Subject) -> str:
             raise Wrong(f"it is {result.status}, and names no failure")
         _require_equal(before, rows, "those before the outage", "a sync that failed")
         one.proxy.inject(None)
-        await asyncio.sleep(MINUTE)
-        result, rows = await one.sync()
-        _require_whole(result)
-        _require_equal(await one.fresh(), rows, "a sync without the outage", "the next sync")
+        await _require_mended(one, "outage")
         return "the sync says what failed, no row is lost, and the next sync completes it"
 
 
@@ -228,10 +225,7 @@ async def check_expiry(subject: Subject) -> str:
         if BadCredentials.code not in {one.code for one in result.failures}:
             raise Wrong(f"a credential was refused, and no failure says so: {_failures(result)}")
         one.proxy.accept_all()
-        await asyncio.sleep(MINUTE)
-        result, rows = await one.sync()
-        _require_whole(result)
-        _require_equal(await one.fresh(), rows, "a sync without the expiry", "the next sync")
+        await _require_mended(one, "expiry")
         return "it is not renewed: the sync says so, and the next one completes it"
 
 
@@ -364,6 +358,13 @@ def _require_rows(subject: Subject, rows: Snapshot) -> None:
     below = [found for name, found in rows.items() if "." not in name and name not in roots]
     if below and not any(below):
         raise Wrong("it is completed, and stored no row below the roots")
+
+
+async def _require_mended(one: Trial, trouble: str) -> None:
+    await asyncio.sleep(MINUTE)
+    result, rows = await one.sync()
+    _require_whole(result)
+    _require_equal(await one.fresh(), rows, f"a sync without the {trouble}", "the next sync")
 
 
 def _require_whole(result: SyncResult) -> None:
