@@ -730,6 +730,25 @@ def test_an_invalid_row_that_is_gone_keeps_no_others(boxes: str, spoiled: str, g
     play(body, boxes=boxes, nicks=("one", "listed", "listed", "listed"))
 
 
+def test_a_row_without_an_id_in_a_feed_keeps_no_others_once_the_feed_starts_over() -> None:
+    async def body(world: World) -> None:
+        furnish(world.upstream, items=3)
+        world.upstream.create(Box, "b", (BOXES, "g1"))
+        await synced(world)
+        answer = world.upstream.changes
+        world.upstream.changes = lambda request: answer(request).replace(  # type: ignore[method-assign]  # for one sync
+            items=[Box("")]
+        )
+        assert (await synced(world)).status is Status.PARTIAL
+        world.upstream.changes = answer  # type: ignore[method-assign]  # and no longer
+        world.upstream.delete("i00")
+        world.upstream.life += 1
+        result = await synced(world, Sync(options=RIGHT))
+        assert (result.status, await ids(world)) == (Status.COMPLETED, {"i01", "i02"})
+
+    play(body, feed=True)
+
+
 # -- rows that come along with others -------------------------------------------------------------
 
 

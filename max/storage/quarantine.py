@@ -7,7 +7,8 @@ Rule 2: a row that was stored before stays as it was, stale, and in its collecti
 row proves that it exists.
 
 Rule 3: a row leaves the quarantine when every invalid field has come again and is valid, when
-it is removed, or when the listing that brought it is complete without it, or goes with its parent.
+it is removed, when the listing that brought it is complete without it, or goes with its parent,
+and, if a feed brought it and it is not stored, when the feed starts over.
 While it is there, it may hold any row that is looked for: see deletion_evidence.py.
 """
 

@@ -145,6 +145,10 @@ UNLINK = (  # the + makes SQLite search the memberships by child
     "DELETE FROM _max_missing WHERE entity = :entity AND row IN {numbers:rows}",
 )
 LEAVE_QUARANTINE = "DELETE FROM _max_quarantine WHERE entity = :entity AND id IN {set:ids}"
+INVALID_BEFORE = """
+    DELETE FROM _max_quarantine WHERE entity = :entity AND collection IS NULL AND at < :at AND NOT EXISTS (
+           SELECT 1 FROM {table} AS t WHERE t._id = _max_quarantine.id AND t._removed_at IS NULL)
+"""  # that no listing brought, and that are not stored
 INVALID_SINCE = "SELECT id FROM _max_quarantine WHERE entity = :entity AND at > :at AND id IN {set:ids}"
 PURGE = (
     *UNLINK,
@@ -415,7 +419,8 @@ class Removals(RenameOwner):
         """A feed starts over, and names again what there is: rows in no listing are missing until then.
 
         What a response has brought since then exists all the same.  Where several roots follow the feeds
-        that bring the entity, the others speak for what came since the earliest of them began.
+        that bring the entity, the others speak for what came since the earliest of them began.  The same
+        holds for invalid rows that are not stored.
         """
         earliest = self._evidence.others_begun(connection, mapping.entity, feed)
         values = {
@@ -425,6 +430,8 @@ class Removals(RenameOwner):
             "ids": connection.dialect.array(()),
         }
         self._mark_unlisted(connection, mapping, values)
+        values = {"entity": mapping.entity.__name__, "at": min(feed.began_at, earliest)}
+        connection.execute(mapping.sql(INVALID_BEFORE), values)
 
     def _mark_unlisted(
         self, connection: Connection, mapping: TableMapping[Any], values: Mapping[str, Any]
