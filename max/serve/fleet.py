@@ -8,12 +8,13 @@
        ↓
     give the lease back                         with the time at which it is due again
 
-**It keeps nothing in mind that matters.**  A worker that dies leaves leases that expire, and syncs that were
+**All that matters is in the database.**  A worker that dies leaves leases that expire, and syncs that were
 interrupted: to others, both are work.  After each sync the lease is given back, so that the installation
 that waits for longest comes first, whatever one of them wants.
 
-**What ends its process** ends what is beside it as well.  Of those that were in two that ended in a row, a
-worker does one at a time, beside others; so one that ends a third is known by then, and waits.
+**A sync that ends its process** ends those beside it as well.  An installation that was in two processes
+which ended in a row is suspect.  A worker does one suspect at a time, beside others: when that process ends
+as well it is known which one did it, and that one waits.
 
 **It is notified, and looks by itself.**  The server notifies workers of new work; where it cannot, behind a
 pooler or while the connection is away, they look every LOOK seconds, and when the next work is due.

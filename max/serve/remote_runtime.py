@@ -3,7 +3,7 @@
 Rule: what a caller sees is what a runtime in this process would show: the same results, errors, events and
 progress.  Two things differ.  A sync outlives the process in which it runs: when that ends by itself, the
 next one goes on with it, and its caller only waits longer.  And there is no engine: the data is read
-from its file.
+from its database.
 
     async with Project.open(".", runtimes=isolated) as project:
         runtime = await project.runtime("acme")      # starts a process

@@ -3,7 +3,7 @@
     async with Scheduler(project):
         …
 
-**It keeps nothing in mind that matters.**  What is due follows from the database and the clock, so any number
+**All that matters is in the database.**  What is due follows from that and the clock, so any number
 of schedulers may run, in any number of processes: each looks, and one of them claims the slot.
 
 **Clocks.**  Slots are moments of the wall clock.  A wait is never longer than ``look`` seconds, so a clock
