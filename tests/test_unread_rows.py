@@ -133,6 +133,19 @@ def test_a_member_that_an_unread_row_may_name_stays_until_that_row_is_read(
     play(Source(issues=[FIRST]), body, **DECLARED)
 
 
+def test_what_only_invalid_rows_named_goes_once_they_are_read_and_do_not_name_it() -> None:
+    async def body(stage: Stage) -> None:
+        await sync(stage, ISSUES)
+        stage.source.answers["issues"] = [Page([invalid(title=7, labels=[Label("bug"), Label("new")])])]
+        assert await sync(stage, ISSUES) is Status.PARTIAL
+        assert await ids(stage, Label) == ["bug", "new"]
+        stage.source.answers["issues"] = [Page([issue("9", "bug")])]
+        assert await sync(stage, ISSUES) is Status.COMPLETED
+        assert await ids(stage, Label) == ["bug"]
+
+    play(Source(issues=[Page([issue("9", "bug")])]), body, **DECLARED)
+
+
 @pytest.mark.parametrize(
     "unread",
     [

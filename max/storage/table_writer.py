@@ -173,7 +173,7 @@ class TableWriter(Tables):
         for mapping, of_feed in unsure:  # once more, since they may be members of other listings now
             self._list_again(connection, mapping, of_feed.ids, _moved_at(delivery))
             self._look_for(connection, mapping, of_feed.removed, _moved_at(delivery))
-        if lists:
+        if lists or named:  # also members of rows that are all invalid
             self.inline_lists.link(connection, lists, came, named, delivery.requested_at)
         if position is not None and delivery.listing is not None:
             self.known_pages.record(connection, position, delivery.listing, delivery.entities, came)
