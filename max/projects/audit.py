@@ -1,4 +1,6 @@
-"""The audit of a project: who changed what, and who read a secret, in ``.max/audit.db``.
+"""The audit of a project: who changed what, and who read a secret.
+
+It is in ``.max/audit.db``; that of a project in Postgres has a schema of its own.
 
     with audited(manager, "settings", info, history="changes"):
         …

@@ -59,7 +59,7 @@ class Lender(Protocol):
         """The service has asked not to be called for so long; returns at once."""
 
 
-def seconds_of(limit: Limit) -> float:
+def lent_seconds(limit: Limit) -> float:
     """For how long points of a limit are lent."""
     return LONGEST if limit.calls is None else min(LONGEST, limit.per / 10)
 
@@ -80,7 +80,7 @@ def lend(
     free = limit.calls - sum(one.points for one in counting)
     if free >= wanted:
         points = min(free, max(wanted, -(-limit.calls // SHARES)))
-        return [*counting, Loan(now + seconds_of(limit), points, id)], Lent(points)
+        return [*counting, Loan(now + lent_seconds(limit), points, id)], Lent(points)
     for one in counting:
         free += one.points
         if free >= wanted:
@@ -129,7 +129,7 @@ class SharedLimits(Limits):
             asked, id = now(), os.urandom(8).hex()
             lent = await self._lender.borrow(limit, points, id, share.end())
             if lent.points:
-                share.begin(id, lent.points, asked + seconds_of(limit))
+                share.begin(id, lent.points, asked + lent_seconds(limit))
             permits.blocked_until = max(now() + lent.blocked, permits.blocked_until)
             if not lent.points and not lent.blocked:
                 await asyncio.sleep(max(lent.wait, SHORTEST))

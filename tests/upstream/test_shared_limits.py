@@ -15,7 +15,7 @@ from max.projects.account_limits import AccountLimits
 from max.projects.database import ProjectDatabase
 from max.storage.postgres import PostgresDatabase
 from max.upstream.operations import Limit, Operation, Retry
-from max.upstream.shared_limits import Lent, Loan, SharedLimits, lend, seconds_of
+from max.upstream.shared_limits import Lent, Loan, SharedLimits, lend, lent_seconds
 from tests.postgres_server import shared_url
 
 NONE = Loan(0.0, 0, "")
@@ -49,7 +49,7 @@ def test_p34_no_window_holds_more_calls_than_its_limit_over_hosts_that_borrow_an
             if not lent.points:
                 assert lent.wait > 0
                 continue
-            host.ends, host.lent, host.spent, host.id = now + seconds_of(limit), lent.points, 0, f"{number}"
+            host.ends, host.lent, host.spent, host.id = now + lent_seconds(limit), lent.points, 0, f"{number}"
         host.spent += points
         begun.append((now, points))
     for first, _ in begun:
