@@ -278,7 +278,7 @@ class DaemonProcess:
             log.info("process %d is the daemon of %s", os.getpid(), self._daemon.folder.root)
             ready()
             self._notifier.send("READY=1")
-            await self._until_told(self._reason)
+            await self._until_reason(self._reason)
         finally:
             log.info("ending: %s", self._reason.result() if self._reason.done() else "an error")
             self._notifier.send("STOPPING=1")
@@ -287,7 +287,7 @@ class DaemonProcess:
             late.cancel()
             log.info("ended")
 
-    async def _until_told(self, reason: asyncio.Future[str]) -> None:
+    async def _until_reason(self, reason: asyncio.Future[str]) -> None:
         """Look at itself now and then, until there is a reason to end.  Waits know no wall clock."""
         pause = min(LOOK, self._notifier.interval or LOOK)
         while not reason.done():

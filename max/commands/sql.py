@@ -1,4 +1,4 @@
-"""sql, path: the data for who speaks SQL, and for other tools."""
+"""sql, path: the data in SQL, and its file for other tools."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ Rule 2: secrets are sealed (``encryption``) with a key that is not in the databa
 Rule 3: nothing lies on the disk of a host.  A folder may lead to the project: its ``.max/project.json`` names
 the URL, without a password, which comes from where libpq finds it (PGPASSFILE, a service, PGPASSWORD).
 
-Rule 4: who has a role of the server with the rights may read and write; who made the folder matters for
+Rule 4: a role of the server that has the rights may read and write; who made the folder matters for
 that folder alone: for its connectors, and for whether its URL is used.
 """
 

@@ -1,4 +1,4 @@
-"""Secrets in a database: sealed rows, which only who holds a key can open.
+"""Secrets in a database: sealed rows, which nothing opens without a key.
 
 Rule 1: secrets reach only the origin that they were given for, as those in a file.  A row is sealed for its
 installation, its origin and its name, so that no other row can take its place.

@@ -3,7 +3,7 @@
     async with Client.open(".") as client:
         page = await client.search("acme", "AcmeUser", "active = true", limit=50)
 
-Rule: a Client is Methods; only who answers differs.  What takes Methods takes a Client.
+Rule: a Client is Methods, answered by another process.  What takes Methods takes a Client.
 """
 
 from __future__ import annotations

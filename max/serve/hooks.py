@@ -3,10 +3,10 @@
 Rule 1: no token is asked for.  The signature is the identity, and the connector's own rule checks it, in the
 process of the installation: this one has neither its code nor its secret.
 
-Rule 2: 200 says that the hook is on the disk, or need not be.  Services send again what is answered
+Rule 2: 200 says that the hook is stored, or need not be.  Services send again what is answered
 otherwise, and Linear takes no other status for success.
 
-Rule 3: who is not known learns nothing: the words are the same whatever was wrong.  The log has the reason.
+Rule 3: an unknown sender learns nothing: the words are the same whatever was wrong.  The log has the reason.
 """
 
 from __future__ import annotations

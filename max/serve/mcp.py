@@ -241,7 +241,7 @@ def _refuse_cursor(params: Params) -> None:
 
 
 def _report(error: Exception) -> None:
-    """A bug, on stderr for who runs the server."""
+    """A bug, on stderr for the person who runs the server."""
     from traceback import print_exception
 
     print_exception(error, file=sys.stderr)

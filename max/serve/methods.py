@@ -86,7 +86,7 @@ Schedule = Annotated[str | None, "the schedule that asks: its sync yields to any
 SyncId = Annotated[str, "the sync's id, or its beginning"]
 
 
-# As a stream, such as a sync; and who cannot sign a hook must not make the audit grow.
+# As a stream, such as a sync; and a sender that cannot sign a hook must not make the audit grow.
 RECORDED_BY_RUNTIMES = ("receive_hook", "process_hooks")
 
 

@@ -22,8 +22,8 @@ taken, so that a slow reader of one stream delays nothing else on its connection
 connection itself delays.
 
 Rule 3: cancelling ends the wait at once, and a client that goes away cancels its calls.  A call that is
-cancelled too late has its result, as rule 1 says, and who asked for a change can hear of it.  A client that
-takes nothing for ``patience`` seconds is dropped.
+cancelled too late has its result, as rule 1 says, and a caller that asked for a change can hear of it.  A
+client that takes nothing for ``patience`` seconds is dropped.
 
 Rule 4: a message that is wrong is answered in words, and the connection lives: the next line is the next
 message.  Without an id in it the answer has the id null.

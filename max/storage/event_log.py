@@ -2,7 +2,7 @@
 
 **Who writes.**  An event is written in the transaction of what it reports, so it is there exactly
 when that is.  There is one writer at a time, so events become visible in the order of their numbers:
-who has read up to a number has missed none before it.
+a reader that has read up to a number has missed none before it.
 
 **Numbers.**  An event's number is the time in milliseconds, or one more than the newest number if that
 is greater.  So numbers increase even when a clock is set back, and an older copy of the file, or a

@@ -146,7 +146,7 @@ class FullText(RenameOwner):
         migrate(connection, OWNER, MIGRATIONS)
         kept = {name: one.fields for name, one in (known or {}).items()}
         if self.on and not self._fits(connection, kept, wanted):
-            self._begin_anew(connection, gone=kept.keys() - wanted.keys())
+            self._recreate(connection, gone=kept.keys() - wanted.keys())
             kept = {}
         new = [(name, fields) for name, fields in wanted.items() if name not in kept]
         connection.executemany(KEEP_ENTITY, new)
@@ -162,7 +162,7 @@ class FullText(RenameOwner):
         is_there = connection.dialect.text_index.is_there
         return bool(kept) and kept.items() <= wanted.items() and is_there(connection)
 
-    def _begin_anew(self, connection: Connection, gone: Iterable[str]) -> None:
+    def _recreate(self, connection: Connection, gone: Iterable[str]) -> None:
         """Have an empty index, without the entities that are ``gone``."""
         connection.dialect.text_index.create(connection)
         connection.execute("DELETE FROM _max_find_pending")

@@ -6,7 +6,7 @@ Rule 2: a hook leaves when what it says is stored.  A process that ends before t
 next one does it again: to fetch a row twice does no harm.
 
 Rule 3: its id is kept for a while, since services send again what they do not know to have come.  An id is
-not signed, so a removal is known by its body as well: who has seen one cannot have it done again.
+not signed, so a removal is known by its body as well: a person who has seen one cannot have it done again.
 """
 
 from __future__ import annotations
