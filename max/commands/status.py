@@ -235,8 +235,6 @@ def configure_runs(parser: Parser) -> None:
 
 def run_runs(options: Options) -> Answer:
     """Past syncs, newest first; ``show`` gives one with its failures."""
-    from .views import RUN, run_json, runs_table
-
     project = options.found_project()
     if options.words[:1] == ["show"]:
         if len(options.words) != 2:
@@ -246,6 +244,12 @@ def run_runs(options: Options) -> Answer:
         raise UsageError(f"unexpected {options.words[1]!r}", hint="see: max runs --help")
     if options.words and not names_installation(project, options.words[0]):
         return show_run(options, project, options.words[0])
+    return list_runs(options, project)
+
+
+def list_runs(options: Options, project: ProjectManager) -> Answer:
+    """The newest syncs of all installations, or of the one that is named."""
+    from .views import RUN, run_json, runs_table
 
     def syncs_of(one: InstallationInfo) -> list[tuple[InstallationInfo, SyncRun]]:
         return [(info, run) for info, reader in readers(project, [one]) for run in reader.runs(options.limit)]
