@@ -170,9 +170,7 @@ class TableWriter(Tables):
         unsure = self._store_rows(connection, delivery, validated, at, position, counts)
         number = self._remove(connection, delivery, removed)
         self._record_members(connection, delivery, validated, position, newest)
-        for mapping, of_feed in unsure:  # once more, since they may be members of other listings now
-            self._list_again(connection, mapping, of_feed.ids, _moved_at(delivery))
-            self._look_for(connection, mapping, of_feed.removed, _moved_at(delivery))
+        self._look_again(connection, unsure, _moved_at(delivery))
         if lists or named:  # also members of rows that are all invalid
             self.inline_lists.link(connection, lists, came, named, delivery.requested_at)
         if position is not None and delivery.listing is not None:
@@ -370,6 +368,14 @@ class TableWriter(Tables):
             self._list_again(connection, self.mapping(entity), ids, received_at)
             self._look_for(connection, self.mapping(entity), ids, received_at)
         return number
+
+    def _look_again(
+        self, connection: Connection, unsure: Sequence[tuple[TableMapping[Any], Unsure]], at: float
+    ) -> None:
+        """Once more, since the rows of a feed may be members of other listings now."""
+        for mapping, of_feed in unsure:
+            self._list_again(connection, mapping, of_feed.ids, at)
+            self._look_for(connection, mapping, of_feed.removed, at)
 
     def _look_for(
         self, connection: Connection, mapping: TableMapping[Any], ids: Sequence[str], at: float
