@@ -11,7 +11,14 @@ from typing import Any
 
 import pytest
 
-from max.errors import BadCredentials, Offline, PermissionDenied, QuotaExceeded, UpstreamBroken
+from max.errors import (
+    BadCredentials,
+    Offline,
+    PermissionDenied,
+    QuotaExceeded,
+    SyncTokenRefused,
+    UpstreamBroken,
+)
 from max.model.entities import Entity, Field, Many, Ref
 from max.model.loaders import Env, Loader, PageRequest, Watermark
 from max.model.plan import Step
@@ -129,6 +136,21 @@ def test_an_item_that_has_left_its_page_meanwhile_is_a_failure_and_the_next_sync
         return failed(first), second.status, sorted(await stage.users())
 
     assert play(source, body) == ([(f"{LISTING}b", "upstream.missing")], Status.COMPLETED, ["a", "b"])
+
+
+def test_an_item_of_changes_that_were_given_up_is_not_asked_for_by_their_cursor() -> None:
+    """When the source refuses the sync token on a later page, everything is listed, and with it the item."""
+    changes = [users("a", next="2", failed={"b": down()}), SyncTokenRefused("it is too old")]
+    everything = [users("a", next="9"), users("b", sync_token="x"), users("a")]
+    source = Source(users=[users("a", "b", sync_token="w"), *changes, *everything])
+
+    async def body(stage: Stage) -> tuple[Status, list[tuple[str, str]]]:
+        await stage.sync(USERS)
+        result = await stage.sync(USERS)
+        return result.status, failed(result)
+
+    assert play(source, body) == (Status.COMPLETED, [])
+    assert pages(source) == [None, None, "2", None, "9"]
 
 
 def test_a_retry_asks_for_what_could_not_be_read_and_for_nothing_else() -> None:

@@ -251,7 +251,8 @@ class TaskRunner:
             return Settlement(task, State.COMPLETED)
         most, name = self._context.settings.listing_rows, f"{parent}.{spec.collection}"
         tracker = PageTracker(name, begun.position, loader.watermark, stable=loader.stable, most=most)
-        asks = self._context.conditional and state.has_known and not (spec.everything or spec.recheck)
+        whole = spec.everything or spec.recheck or spec.ids_only
+        asks = self._context.conditional and state.has_known and not whole
         while True:
             if tracker.position.ended:
                 settlement = await self._end_pass(task, begun, tracker)
@@ -295,11 +296,13 @@ class TaskRunner:
         cursor, number = tracker.position.cursor, tracker.position.number
         key = self._key(loader, parent, tracker.position)
         stored = None
-        if asks and tracker.position.passes == 1 and not spec.ids_only:
+        if asks and tracker.position.passes == 1:
             stored = await self._meta.known_page(parent, loader.lists, number, key)
         page, at, notes, validators = await self._request(
             task, loader, parent, tracker, ids_only=spec.ids_only, stored=stored
         )
+        if tracker.position.number < number:  # it began again, at everything: what was left is there as well
+            spec = spec.replace(unread=())
         is_last = tracker.take(page)
         again, failures = self._unread.sort(task, spec, tracker, cursor, page.failed)
         spec = spec.replace(unread=(*spec.unread, *again))
