@@ -34,7 +34,7 @@ from max.model.settings import Settings
 from max.model.tasks import Status, SyncResult
 from max.testing import runtime
 from tests.contract.places import database_at, lasting_place
-from tests.upstream_model import EPOCH, ROOT, Box, Group, Item, Root, Upstream
+from tests.upstream_model import EPOCH, ROOT, TAGS, Box, Group, Item, Root, Tag, Upstream
 from tests.upstream_world import RIGHT, Event, History, Sync, World, live, play
 
 pytestmark = pytest.mark.usefixtures("either")
@@ -728,6 +728,25 @@ def test_an_invalid_row_that_is_gone_keeps_no_others(boxes: str, spoiled: str, g
         assert (result.status, result.removed, await ids(world)) == (Status.COMPLETED, 1, {"i01", "i02"})
 
     play(body, boxes=boxes, nicks=("one", "listed", "listed", "listed"))
+
+
+@pytest.mark.parametrize("spoiled", ["b", "i"])
+def test_an_invalid_row_in_a_parent_that_is_gone_keeps_nothing_that_the_parent_held(spoiled: str) -> None:
+    """No listing of the parent comes to its end any more."""
+
+    async def body(world: World) -> None:
+        furnish(world.upstream, items=2)
+        world.upstream.create(Item, "i", (LOOSE, "g1"))
+        world.upstream.create(Tag, "t", (TAGS, "i"))
+        await synced(world)
+        world.upstream.create(Box, "b", (BOXES, "g1"))
+        world.upstream.things[spoiled].title = cast(Any, 5)
+        assert (await synced(world)).status is Status.PARTIAL
+        world.upstream.delete("g1")
+        assert (await synced(world, Sync(options=RIGHT))).status is Status.COMPLETED
+        assert await world.state() == world.upstream.state()
+
+    play(body)
 
 
 def test_a_row_without_an_id_in_a_feed_keeps_no_others_once_the_feed_starts_over() -> None:

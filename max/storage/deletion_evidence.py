@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..model.delivery import DeletionScope, FeedPage
 from ..model.entities import ManyOf
-from .database import FALSE, Connection
+from .database import FALSE, TRUE, Connection, joined, quoted
 from .rows import NEVER, TableMapping
 
 if TYPE_CHECKING:
@@ -29,8 +29,12 @@ POSSIBLE_LISTINGS = """
 """
 IN_PART = "l.listed_at IS NULL OR l.listed_at < l.covered_at"  # some of what it named could not be read
 UNREADABLE = """
-    SELECT 1 FROM _max_quarantine AS q WHERE q.entity = :entity AND (:inline OR NOT EXISTS (
-           SELECT 1 FROM {table} AS t WHERE t._id = q.id AND t._removed_at IS NULL)) LIMIT 1
+    SELECT 1 FROM _max_quarantine AS q WHERE q.entity = :entity AND {held} AND (:inline OR NOT EXISTS (
+           SELECT 1 FROM {{table}} AS t WHERE t._id = q.id AND t._removed_at IS NULL)) LIMIT 1
+"""
+OF_MISSING = """
+    (q.collection IS DISTINCT FROM '{many}' OR q.parent NOT IN (
+           SELECT p._id FROM {table} AS p WHERE p._row IN {{numbers:{parents}}}))
 """
 
 
@@ -73,7 +77,7 @@ class EvidenceReader:
         places = self._resolver.places_of(self._resolver.schema.entities.get(name, entity))
         parents = {many.parent for many in places}
         for many in places:
-            if self._is_unreadable(connection, many):
+            if self._is_unreadable(connection, many, missing):
                 possible.append((None, -math.inf))
             if many.inline:
                 possible += self._naming(connection, many, missing)
@@ -106,10 +110,22 @@ class EvidenceReader:
         (begun,) = connection.execute(connection.dialect.sql(sql), values).fetchone()
         return math.inf if begun is None else begun
 
-    def _is_unreadable(self, connection: Connection, many: ManyOf[Any, Any]) -> bool:
-        """Whether a parent came as an invalid row, so that what is in its collection is unknown."""
-        values = {"entity": many.parent.__name__, "inline": many.inline is not None}
-        sql = self._mappings[many.parent.__name__].sql(UNREADABLE)
+    def _is_unreadable(
+        self, connection: Connection, many: ManyOf[Any, Any], missing: Mapping[str, Collection[int]]
+    ) -> bool:
+        """Whether a parent came as an invalid row, so that what is in its collection is unknown.
+
+        One that a missing row listed holds nothing.
+        """
+        above = [one for one in self._resolver.schema.collections_of(many.parent) if not one.inline]
+        values: dict[str, Any] = {"entity": many.parent.__name__, "inline": many.inline is not None}
+        held = [TRUE]
+        for number, one in enumerate(above):
+            parents, name = one.parent.__name__, f"above_{number}"
+            table = quoted(self._mappings[parents].table)
+            held.append(OF_MISSING.format(many=repr(one), table=table, parents=name))
+            values[name] = connection.dialect.array(missing.get(parents, ()))
+        sql = self._mappings[many.parent.__name__].sql(UNREADABLE.format(held=joined("AND", held)))
         return connection.execute(sql, values).fetchone() is not None
 
     def _naming(
