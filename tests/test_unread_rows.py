@@ -168,6 +168,19 @@ def test_a_child_that_may_be_in_a_new_parent_which_was_not_read_stays(unread: Pa
     play(Source(boxes=[Page([Box("1", title="a")])], **things), body, **DECLARED)
 
 
+def test_a_stored_parent_whose_row_is_invalid_is_listed_and_keeps_no_others() -> None:
+    async def body(stage: Stage) -> None:
+        await sync(stage, BOXES)
+        assert await ids(stage, Thing) == ["x", "y"]
+        boxes = Page([Box("1", title="a"), Box("2", title=cast(Any, 7))])
+        stage.source.answers |= {"boxes": [boxes], "things of 1": [Page([])]}
+        assert await sync(stage, BOXES) is Status.PARTIAL
+        assert await ids(stage, Thing) == ["y"]
+
+    things: dict[str, Any] = {f"things of {n}": [Page([Thing(id, name=id)])] for n, id in enumerate("xy", 1)}
+    play(Source(boxes=[Page([Box("1", title="a"), Box("2", title="b")])], **things), body, **DECLARED)
+
+
 def test_rows_of_the_listing_itself_are_removed_although_others_were_not_read() -> None:
     """The row that could not be read is known by its id, and is none of those."""
 

@@ -118,7 +118,7 @@ class EvidenceReader:
         One that a missing row listed holds nothing.
         """
         above = [one for one in self._resolver.schema.collections_of(many.parent) if not one.inline]
-        values: dict[str, Any] = {"entity": many.parent.__name__, "inline": many.inline is not None}
+        values: dict[str, Any] = {"entity": many.parent.__name__, "inline": many.inline}
         held = [TRUE]
         for number, one in enumerate(above):
             parents, name = one.parent.__name__, f"above_{number}"
