@@ -18,7 +18,7 @@ from tests.upstream_world import ALLOWED, RIGHT, Event, History, Sync, live
 
 CHANGES = (
     *("crowd", "group", "box", "item", "item", "tag", "tag", "touch", "nick", "nick"),
-    *("delete", "delete", "forget"),
+    *("delete", "delete", "forget", "spoil", "heal"),
 )
 DISTURBANCES = (
     "broken",

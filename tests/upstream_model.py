@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 from max.errors import SyncTokenRefused, UpstreamMissing
 from max.model.entities import Entity, Field, FieldOf, Many, ManyOf, Ref
@@ -173,6 +173,16 @@ class Upstream:
         thing.nick = nick
         if self.way(thing.kind) in ("listed", "moved"):
             self.touch(id)
+
+    def spoil(self, id: str) -> None:
+        """Give a row a title that is no text."""
+        self.things[id].title = cast("str", 5)
+        self.touch(id)
+
+    def heal(self) -> None:
+        """Every title is a text."""
+        for id in [id for id, thing in self.things.items() if not isinstance(thing.title, str)]:
+            self.touch(id, "healed")
 
     def put(self, id: str, places: set[tuple[str, str]]) -> None:
         """Move a row, at most once in a sync.

@@ -149,10 +149,14 @@ def change(upstream: Upstream, event: Event) -> None:
         place(upstream, Tag, f"t{a % 3}", {(TAGS, item) for item in some})
     elif event.what == "forget":
         upstream.life += 1
-    elif upstream.things and event.what in ("touch", "delete", "nick"):
+    elif event.what == "heal":
+        upstream.heal()
+    elif upstream.things and event.what in ("touch", "delete", "nick", "spoil"):
         id = sorted(upstream.things)[a % len(upstream.things)]
         if event.what == "nick":
             upstream.rename(id, f"nick {b}")
+        elif event.what == "spoil":
+            upstream.spoil(id)
         else:
             upstream.touch(id, f"title {b}") if event.what == "touch" else upstream.delete(id)
 
@@ -519,6 +523,7 @@ def live(history: History) -> dict[str, tuple[Any, Any]]:
         for one in history.syncs:
             await world.sync(one)
         world.forbidden.clear()
+        world.upstream.heal()
         plain = await after_plain_sync(world) if history.plain else {}
         result = await world.sync(Sync(restart=True, options=RIGHT))
         ended = None if result is None else (result.status, result.failures)
