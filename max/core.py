@@ -94,10 +94,10 @@ class BoundQuery(Query[E]):
     """
 
     def __init__(self, engine: Engine, query: Query[E], clock: Callable[[], float]) -> None:
-        super().__init__(*query._values())
         self._engine: Engine
         self._clock: Callable[[], float]
-        self.__dict__.update(_engine=engine, _clock=clock)  # not fields: two queries are equal without them
+        # The last two are not fields: two queries are equal without them.
+        self.__dict__.update(query.__dict__, _engine=engine, _clock=clock)
 
     def where(self, *conditions: Filter[E] | str, now: float | None = None) -> Self:
         """Only entities that match every condition: filters, or text in the filter language."""

@@ -170,16 +170,18 @@ class FieldType(Struct):
             raise
 
     def _id_of(self, value: object) -> str:
-        if isinstance(value, InvalidValue):
-            raise value
-        local = isinstance(value, Ref) and value.scope.installation is None
-        if not local or not self.points_at(cast(Any, value).entity) or not is_id(cast(Any, value).id):
-            raise InvalidValue(self.expected, value)
-        return str(cast(Any, value).id)
+        if (
+            isinstance(value, Ref)
+            and value.scope.installation is None
+            and self.points_at(value.entity)
+            and is_id(value.id)
+        ):
+            return str(value.id)
+        raise value if isinstance(value, InvalidValue) else InvalidValue(self.expected, value)
 
     def points_at(self, entity: object) -> bool:
         """Whether a ref to this entity fits: by name, since an installation may have classes of its own."""
-        return getattr(entity, "__name__", "") == cast("type[Entity]", self.target).__name__
+        return self.target is not None and getattr(entity, "__name__", "") == self.target.__name__
 
     def _ids_of(self, value: object, inside: type[Entity]) -> list[str]:
         """The ids of a list of refs, records or ids, each once; InvalidValue names the place."""
@@ -300,8 +302,9 @@ class FieldOf(Generic[E, V]):
     @property
     def type(self) -> FieldType:
         """What the field holds."""
-        owner = self.via.type.target if self.via else self.entity
-        return ID if self.name == "id" else cast("type[Entity]", owner).types()[self.name]
+        owner: Any = self.via.type.target if self.via else self.entity
+        found: FieldType = ID if self.name == "id" else owner.types()[self.name]
+        return found
 
     @property
     def path(self) -> tuple[FieldOf[Any, Any], ...]:

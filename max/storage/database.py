@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from ..errors import DAMAGED, StorageCorrupt, StorageError
@@ -503,6 +504,7 @@ GROUP = 100  # conditions that stand side by side
 TRUE, FALSE = "(1 = 1)", "(1 = 0)"  # an entity may have a field that is named true
 
 
+@lru_cache(10_000)
 def quoted(name: str) -> str:
     """A name as SQL writes it: the only way in which a name enters a statement."""
     return '"' + name.replace('"', '""') + '"'

@@ -22,7 +22,7 @@ from ..model.columns import encode_one
 from ..model.entities import ID, Entity, FieldOf, FieldType
 from ..model.filters import AllOf, AnyOf, Compare, Filter, Not, Op, Some, Synced
 from ..model.query import Order, Query, check_item, check_value
-from ..model.values import REPLACED, Kind, is_text, is_valid, read_integer, read_real
+from ..model.values import REPLACED, InvalidValue, Kind, is_text, is_valid, read_integer, read_real
 from .database import FALSE, TRUE, Connection, joined, quoted
 from .rows import NEVER, TableMapping
 
@@ -183,8 +183,11 @@ class Statement:
         return inside
 
     def _encoded(self, holds: FieldType, value: Any, field: FieldOf[Any, Any]) -> Any:
-        check_value(field, value)
-        return None if value is None else encode_one(holds, value)
+        try:
+            return None if value is None else encode_one(holds, value)
+        except InvalidValue:
+            check_value(field, value)  # which says what the field holds
+            raise
 
     def _text(self, op: Op, column: str, text: str) -> str:
         text = text.replace("\0", REPLACED)
