@@ -6,6 +6,7 @@ Every error is a UsageError that says what to write instead; nothing here ends t
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NoReturn
@@ -30,6 +31,8 @@ MOST_OPTIONS = 1_000  # of a command; argparse takes the square of their number
 REQUIRED = "the following arguments are required: "  # as argparse says it
 NO_VALUE = ": expected one argument"  # the same
 TOGETHER = ": not allowed with argument "
+FILTER = "--filter"
+OPERATOR = r"[=<>~!]|\b(?:AND|OR|NOT|IN|IS|HAS)\b"  # what a word that is a filter has
 
 
 class MissingWord(UsageError):
@@ -122,12 +125,20 @@ class Parser(argparse.ArgumentParser):
                     "option", word.partition("=")[0], self._option_string_actions, where=self.prog
                 )
         if rest:
-            self.error(f"unexpected {rest[0]!r}")
+            self._refuse(rest[0])
         for name, value in vars(options).items():
             if name not in MAYBE_PATHS:
                 self._check_text(value)
         options.output = options.output or default_format(self)
         return options
+
+    def _refuse(self, word: str) -> NoReturn:
+        """UsageError for a word too many; one that looks like a filter is written behind its option."""
+        if FILTER in self._option_string_actions and re.search(OPERATOR, word):
+            from shlex import quote  # slow, and seldom needed
+
+            raise UsageError(f"unexpected {word!r}", hint=f"a filter is written as: {FILTER} {quote(word)}")
+        self.error(f"unexpected {word!r}")
 
     def _with_values(self, words: Sequence[str]) -> list[str]:
         """``--order-by -due_date`` as one word: argparse takes no value that begins with a dash."""
