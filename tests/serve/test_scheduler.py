@@ -388,13 +388,14 @@ def test_a_change_through_the_project_is_noticed_at_once(tmp_path: Path) -> None
 
     async def scenario() -> None:
         async with world.open() as project, world.scheduler(project, look=1e6) as scheduler:
-            await asyncio.sleep(0.1)
             await scheduled(project)
             await until(lambda: world.runs(project) and world.runs(project)[0].status is Status.COMPLETED)
             await until(lambda: scheduler.next_at is not None)
             await project.switch_schedules("flaky", on=False)
             await until(lambda: scheduler.next_at is None)
             assert len(world.runs(project)) == 1
+            await project.switch_schedules("flaky", on=True)  # by itself it looks no more
+            await until(lambda: scheduler.next_at is not None)
 
     asyncio.run(scenario())
 
