@@ -108,12 +108,12 @@ def listed(options: Options) -> Answer:
     """Every project whose own connectors may run, and whether they still do."""
     if options.folder:
         raise UsageError("--list shows every project", hint="leave the folder out")
-    found = records()
-    there = [one for one in found if state(one) != MISSING]
+    found = [(one, state(one)) for one in records()]
+    there = [each for each in found if each[1] != MISSING]
 
     def text() -> Iterable[str]:
         columns = [Column("project", whole=True), Column("allowed"), Column("since"), Column("now")]
-        return table(columns, [row(one) for one in there])
+        return table(columns, [row(*each) for each in there])
 
     notes = [] if found else ["no project is recorded"]
     if gone := len(found) - len(there):
@@ -122,22 +122,22 @@ def listed(options: Options) -> Answer:
             " max trust DIR --revoke removes one"
         )
     columns = ("project", "always", "since", "state")
-    return options.listing([as_json(one) for one in found], text, notes, columns=columns)
+    return options.listing([as_json(*each) for each in found], text, notes, columns=columns)
 
 
-def row(one: TrustRecord) -> list[str]:
-    """A record as a row of the table."""
+def row(one: TrustRecord, state: str) -> list[str]:
+    """A record and its state as a row of the table."""
     until = "always" if one.connectors is None else "until they change"
-    return [str(one.project), until, ago(one.since, time.time()), state(one)]
+    return [str(one.project), until, ago(one.since, time.time()), state]
 
 
-def as_json(one: TrustRecord) -> Json:
-    """A record as JSON data."""
+def as_json(one: TrustRecord, state: str) -> Json:
+    """The same as JSON data."""
     return {
         "project": str(one.project),
         "always": one.connectors is None,
         "since": iso_time(one.since),
-        "state": state(one),
+        "state": state,
     }
 
 
